@@ -1,0 +1,33 @@
+"""pydet: fast detection operators for PyTorch, and the classic one-stage detectors on them.
+
+>>> import pydet
+>>> pydet.load("yolov3-tiny").detect("dog.jpg").save("detections.jpg")
+"""
+
+from __future__ import annotations
+
+import importlib
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pydet import ops
+    from pydet.detector import Detector
+
+__version__ = "0.1.0"
+__all__ = ["load", "ops"]
+
+
+def load(model: str = "yolov3-tiny", **options: Any) -> Detector:
+    """A detector, ready to be called on pictures; the options are those of `pydet.models.load`."""
+    from pydet import models
+    from pydet.detector import Detector
+
+    return Detector(models.load(model, **options))
+
+
+def __getattr__(name: str) -> ModuleType:
+    # torch takes a second to import: `pydet --help` and errors about arguments do not wait for it.
+    if name == "ops":
+        return importlib.import_module("pydet.ops")
+    raise AttributeError(f"module 'pydet' has no attribute {name!r}")

@@ -1,0 +1,50 @@
+"""Finds and loads the compiled libraries, and says what to do when that fails."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+_FOLDER = Path(__file__).parent
+CPU_LIBRARY = _FOLDER / "_C.so"
+CUDA_LIBRARY = _FOLDER / "_C_cuda.so"
+
+
+def _load(path: Path) -> None:
+    try:
+        torch.ops.load_library(str(path))
+    except OSError as error:  # the loader's own reason (a symbol, a missing file) is what helps
+        raise ImportError(
+            f"pydet: {path.name} could not be loaded under torch {torch.__version__}: {error}. "
+            "pydet needs torch >= 2.10; rebuild it here with: pip install --force-reinstall --no-deps pydet"
+        ) from error
+
+
+def _load_cpu() -> None:
+    if not CPU_LIBRARY.exists():
+        raise ImportError(
+            f"pydet: {CPU_LIBRARY} does not exist, so the operators were never built; "
+            "install the package (pip install . or pip install -e .) instead of importing it from a source folder"
+        )
+    _load(CPU_LIBRARY)
+
+
+def _load_cuda() -> str | None:
+    """Loads the CUDA library where it can serve; otherwise the reason why not."""
+    if not CUDA_LIBRARY.exists():
+        return "this build has none (nvcc was not there when pydet was installed)"
+    if torch.version.cuda is None:
+        return f"torch {torch.__version__} is a build without CUDA"
+    _load(CUDA_LIBRARY)
+    return None
+
+
+_load_cpu()
+CUDA_MISSING_BECAUSE: str | None = _load_cuda()
+"""None when _C_cuda.so is loaded, else why it is not."""
+
+
+def cpu_level() -> str:
+    """Instruction set that the CPU kernels use: "baseline", "avx2" or "avx512" (PYDET_CPU_LEVEL can lower it)."""
+    return ("baseline", "avx2", "avx512")[torch.ops.pydet._cpu_level()]

@@ -1,0 +1,159 @@
+"""Which implementation serves an operator: compiled C++ / CUDA, Triton, or the PyTorch reference.
+
+The dispatcher decides by device. What is changed here is what stands behind a device, so that the wrappers, and code
+compiled from them, never ask.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import warnings
+from types import TracebackType
+from typing import Any, Literal
+
+import torch
+
+from pydet import _library, reference
+
+Backend = Literal["auto", "compiled", "triton", "reference"]
+
+
+def _has_kernel(name: str, key: str) -> bool:
+    return torch._C._dispatch_has_kernel_for_dispatch_key(f"pydet::{name}", key)
+
+
+def _triton_operator(name: str) -> Any | None:
+    """Launcher of the Triton kernel of the same name, or None where there is no kernel or no triton."""
+    module = f"pydet.triton_kernels.{name}"
+    if importlib.util.find_spec("triton") is None or importlib.util.find_spec(module) is None:
+        return None
+    return getattr(importlib.import_module(module), name)
+
+
+OPERATORS = ("box_iou",)
+"""Every operator of torch.ops.pydet that users call, by name: its wrapper, reference and test are called the same."""
+
+
+class _Override:
+    """Python implementations put in front of the compiled ones of some operators, until it is undone."""
+
+    def __init__(self) -> None:
+        self.library = torch.library.Library("pydet", "IMPL")
+
+    def put(self, name: str, key: str, function: Any) -> None:
+        with warnings.catch_warnings():  # torch warns that a kernel is overridden: that is the point
+            warnings.simplefilter("ignore", UserWarning)
+            self.library.impl(name, function, key, allow_override=True)
+
+    def undo(self) -> None:
+        self.library._destroy()
+
+
+_forced: list[tuple[Backend, _Override]] = []
+_fallbacks: dict[str, tuple[str, str]] = {}
+"""CUDA operators without a compiled kernel: name -> (backend that serves, why)."""
+
+
+class set_backend:
+    """Forces one implementation for every operator, at once or as a context manager.
+
+    Args:
+        backend: "auto" (the default choice: compiled where the build has it, else Triton, else the reference),
+            "compiled", "triton" or "reference".
+
+    Raises:
+        ValueError: the name is none of these.
+        RuntimeError: "compiled" or "triton" was asked for and no operator can be served by it here.
+
+    Example:
+        >>> with set_backend("reference"):
+        ...     keep = pydet.ops.nms(boxes, scores, 0.5)
+    """
+
+    def __init__(self, backend: Backend) -> None:
+        if backend not in ("auto", "compiled", "triton", "reference"):
+            raise ValueError(f"set_backend: backend must be auto, compiled, triton or reference, got {backend!r}")
+        self._before = [entry[0] for entry in _forced]
+        _apply(backend)
+
+    def __enter__(self) -> set_backend:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        _apply(self._before[-1] if self._before else "auto")
+
+
+def _apply(backend: Backend) -> None:
+    while _forced:
+        _forced.pop()[1].undo()
+    if backend in ("auto", "compiled"):
+        if backend == "compiled" and _fallbacks:
+            raise RuntimeError(f"set_backend: no compiled CUDA operators: {_library.CUDA_MISSING_BECAUSE}")
+        return
+    override = _Override()
+    for name in OPERATORS:
+        if backend == "reference":
+            for key in ("CPU", "CUDA"):
+                override.put(name, key, getattr(reference, name))
+        elif (launcher := _triton_operator(name)) is not None:
+            override.put(name, "CUDA", launcher)
+    if backend == "triton" and importlib.util.find_spec("triton") is None:
+        override.undo()
+        raise RuntimeError("set_backend: triton is not installed; pip install triton")
+    _forced.append((backend, override))
+
+
+def _serve_cuda_without_kernels() -> _Override | None:
+    """On a GPU whose build lacks an operator: Triton's, else the reference with one warning. Called once, on import."""
+    if not torch.cuda.is_available():
+        return None
+    override = _Override()
+    for name in OPERATORS:
+        if _has_kernel(name, "CUDA"):
+            continue
+        why = _library.CUDA_MISSING_BECAUSE or "it has no CUDA kernel yet"
+        launcher = _triton_operator(name)
+        _fallbacks[name] = ("triton" if launcher else "reference", why)
+        override.put(name, "CUDA", launcher or _warn_once(name, getattr(reference, name), why))
+    return override
+
+
+def _warn_once(name: str, function: Any, why: str) -> Any:
+    warned = False
+
+    def slow(*args: Any) -> Any:
+        nonlocal warned
+        if not warned:
+            warned = True
+            warnings.warn(f"pydet: {name} runs as the slow PyTorch reference on CUDA: {why}", stacklevel=2)
+        return function(*args)
+
+    return slow
+
+
+def backend_of(name: str, device: str = "cpu") -> tuple[str, str]:
+    """What serves an operator on "cpu" or "cuda" now, and why: ("compiled", "avx512").
+
+    Raises:
+        ValueError: no operator has that name.
+    """
+    if name not in OPERATORS:
+        raise ValueError(f"backend_of: no operator {name!r}; there are {', '.join(OPERATORS)}")
+    forced = _forced[-1][0] if _forced else None
+    if forced == "reference":
+        return "reference", "set_backend"
+    if device == "cpu":
+        return "compiled", _library.cpu_level()
+    if forced == "triton" and _triton_operator(name) is not None:
+        return "triton", "set_backend"
+    if name in _fallbacks:
+        return _fallbacks[name]
+    if _has_kernel(name, "CUDA"):
+        return "compiled", "CUDA"
+    return "none", _library.CUDA_MISSING_BECAUSE or "no CUDA device"
+
+
+_cuda_fallbacks = _serve_cuda_without_kernels()  # alive as long as the module: undone when it is collected

@@ -1,0 +1,147 @@
+"""Files that pydet writes: COCO results, CSV tables, pictures. Each is written whole or not at all."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import tempfile
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from PIL import Image
+
+if TYPE_CHECKING:
+    from pydet.detector import Detections
+
+# Darknet's coco.names keeps six names of COCO's early days (VOC's names).
+_DARKNET_NAMES = {
+    "motorbike": "motorcycle",
+    "aeroplane": "airplane",
+    "sofa": "couch",
+    "pottedplant": "potted plant",
+    "diningtable": "dining table",
+    "tvmonitor": "tv",
+}
+_UNUSED_COCO_IDS = {12, 26, 29, 30, 45, 66, 68, 69, 71, 83}  # of 1..90: planned in 2014, never annotated
+
+
+def official_name(name: str) -> str:
+    """The name that COCO's annotations use for a class: "tvmonitor" is "tv"; others stay as they are."""
+    return _DARKNET_NAMES.get(name, name)
+
+
+@cache
+def _coco_names() -> tuple[str, ...]:
+    return tuple((Path(__file__).parent / "assets" / "coco.names").read_text(encoding="utf-8").split("\n")[:80])
+
+
+def category_ids(class_names: Sequence[str]) -> list[int]:
+    """The category id of each class in result files.
+
+    A model of COCO's 80 classes in their usual order gets COCO's own ids (1..90, with gaps); any other model gets
+    1, 2, 3, ... in the order of its classes.
+    """
+    if [official_name(name) for name in class_names] == [official_name(name) for name in _coco_names()]:
+        return [number for number in range(1, 91) if number not in _UNUSED_COCO_IDS]
+    return list(range(1, len(class_names) + 1))
+
+
+def image_ids(paths: Sequence[str]) -> list[int | str]:
+    """The image id of each file in result files: its name without ending, as a number where it is one (COCO's are).
+
+    Where two files would get the same id, both are named by their whole path instead.
+    """
+    stems = [Path(path).stem for path in paths]
+    ids: list[int | str] = [int(stem) if stem.isascii() and stem.isdigit() else stem for stem in stems]
+    count = Counter(ids)
+    return [path if count[number] > 1 else number for path, number in zip(paths, ids, strict=True)]
+
+
+def coco_results(
+    detections: Sequence[Detections], ids: Sequence[int | str], categories: Sequence[int]
+) -> list[dict[str, Any]]:
+    """Detections as COCO's results format: a dict each of image_id, category_id, bbox and score.
+
+    Args:
+        detections: One per picture.
+        ids: The image id of each picture.
+        categories: The category id of each class of the model.
+
+    Returns:
+        Boxes are (x, y, width, height) in pixels to 2 decimals, scores have 5.
+    """
+    return [
+        {
+            "image_id": image_id,
+            "category_id": categories[item.label],
+            "bbox": [round(value, 2) for value in _xywh(item.box)],
+            "score": round(item.score, 5),
+        }
+        for found, image_id in zip(detections, ids, strict=True)
+        for item in found
+    ]
+
+
+def _xywh(box: tuple[float, float, float, float]) -> tuple[float, float, float, float]:
+    x1, y1, x2, y2 = box
+    return x1, y1, x2 - x1, y2 - y1
+
+
+def write_json(path: Path, content: object) -> None:
+    """Writes a JSON file."""
+    with whole_file(path) as temporary:
+        temporary.write_text(json.dumps(content) + "\n", encoding="utf-8")
+
+
+def write_csv(path: Path, detections: Sequence[Detections]) -> None:
+    """Writes a row per detection: file, class, label, score, x1, y1, x2, y2 (pixels)."""
+    # surrogateescape: file names that are not UTF-8 come out as the bytes they are
+    with (
+        whole_file(path) as temporary,
+        temporary.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file,
+    ):
+        rows = csv.writer(file, lineterminator="\n")
+        rows.writerow(["file", "class", "label", "score", "x1", "y1", "x2", "y2"])
+        for found in detections:
+            for item in found:
+                box = [f"{side:.2f}" for side in item.box]
+                rows.writerow([found.path or "", item.name, item.label, f"{item.score:.5f}", *box])
+
+
+def save_picture(picture: Image.Image, path: Path) -> None:
+    """Writes a picture in the format of the path's ending, JPEG at quality 95.
+
+    Raises:
+        ValueError: Pillow writes no format with that ending.
+    """
+    picture_format = Image.registered_extensions().get(path.suffix.lower())
+    if picture_format not in Image.SAVE:
+        raise ValueError(f"{path}: no picture format ends with {path.suffix!r}; use .jpg or .png")
+    with whole_file(path) as temporary:
+        picture.save(temporary, format=picture_format, quality=95)
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """A temporary file beside the path, which takes its place at the end; on any error the path stays untouched."""
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:50]}.")
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        temporary.chmod(0o666 & ~_umask())  # mkstemp makes files that only their owner can read
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

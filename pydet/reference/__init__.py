@@ -1,0 +1,8 @@
+"""Slow, obvious PyTorch: the ground truth that every kernel is tested against. Any device, any floating dtype."""
+
+from pydet.reference.batched_nms import batched_nms
+from pydet.reference.box_iou import box_iou
+from pydet.reference.nms import nms
+from pydet.reference.yolo_decode import yolo_decode
+
+__all__ = ["batched_nms", "box_iou", "nms", "yolo_decode"]

@@ -1,0 +1,43 @@
+"""One operator, one word, one stem: who has seen one knows where all of every other one is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from op_cases import OP_CASES
+
+from pydet import ops, reference
+
+ROOT = Path(__file__).parent.parent
+
+
+def test_registry_lists_every_operator() -> None:
+    assert sorted(case.name for case in OP_CASES) == sorted(ops.OPERATORS)
+    public = {name.split("::")[1].split(".")[0] for name in torch._C._dispatch_get_all_op_names() if "pydet::" in name}
+    assert {name for name in public if not name.startswith("_")} == set(ops.OPERATORS)
+
+
+@pytest.mark.parametrize("name", ops.OPERATORS)
+@pytest.mark.parametrize(
+    "path",
+    ["csrc/{}.cpp", "csrc/cpu/{}.h", "pydet/ops/{}.py", "pydet/reference/{}.py", "tests/test_{}.py", "benchmarks/test_{}.py"],
+)
+def test_files_have_the_same_stem(name: str, path: str) -> None:
+    assert (ROOT / path.format(name)).is_file()
+
+
+@pytest.mark.parametrize("name", ops.OPERATORS)
+def test_has_reference_fake_and_documentation(name: str) -> None:
+    assert callable(getattr(reference, name))
+    operator = getattr(torch.ops.pydet, name).default
+    assert torch._library.simple_registry.singleton.find(f"pydet::{name}").fake_impl.kernel is not None
+    assert str(operator._schema).startswith(f"pydet::{name}(")
+    for section in ("Args:", "Returns:", "Raises:"):
+        assert section in (getattr(ops, name).__doc__ or "")
+
+
+@pytest.mark.parametrize("name", ops.OPERATORS)
+def test_readme_has_a_row(name: str) -> None:
+    assert f"| `{name}" in (ROOT / "README.md").read_text()
