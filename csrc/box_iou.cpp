@@ -67,7 +67,7 @@ Tensor box_iou_cpu(const Tensor& boxes1,  // [..., N, 4]
       boxes1.scalar_type() == ScalarType::Double || boxes2.scalar_type() == ScalarType::Double;
   std::vector<int64_t> shape(boxes1.sizes().begin(), boxes1.sizes().end());
   shape.back() = boxes2.size(-2);
-  Tensor out = torch::stable::new_empty(boxes1, shape, out_double ? ScalarType::Double : ScalarType::Float);
+  Tensor out = new_dense(boxes1, shape, out_double ? ScalarType::Double : ScalarType::Float);
   if (out.numel() == 0) return out;
   if (out_double) {
     box_iou_fill<double, double>(boxes1, boxes2, format, out);

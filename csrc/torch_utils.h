@@ -7,9 +7,11 @@
 #include <torch/headeronly/core/Dispatch.h>
 #include <torch/headeronly/core/ScalarType.h>
 
+#include <algorithm>
 #include <sstream>
 #include <stdexcept>
 #include <string>
+#include <vector>
 
 namespace pydet {
 
@@ -27,6 +29,25 @@ inline std::string shape_of(const Tensor& t) {
 
 inline std::string dtype_of(const Tensor& t) {
   return torch::headeronly::toString(t.scalar_type());
+}
+
+// Both conversions go through the dispatcher: only what is needed is called.
+inline Tensor as_contiguous(const Tensor& t, ScalarType type) {
+  const Tensor converted = t.scalar_type() == type ? t : torch::stable::to(t, type);
+  return converted.is_contiguous() ? converted : torch::stable::contiguous(converted);
+}
+
+// Uninitialised, on the device of `like`; the C call itself, since torch::stable::new_empty takes a microsecond.
+inline Tensor new_dense(const Tensor& like, const std::vector<int64_t>& shape, ScalarType type) {
+  std::vector<int64_t> strides(shape.size(), 1);
+  for (size_t d = shape.size(); d-- > 1;) strides[d - 1] = strides[d] * std::max<int64_t>(shape[d], 1);
+  int32_t device_type = 0;
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(like.get(), &device_type));
+  AtenTensorHandle handle = nullptr;
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(
+      static_cast<int64_t>(shape.size()), shape.data(), strides.data(),
+      torch::stable::detail::to<int32_t>(torch::stable::detail::from(type)), device_type, like.get_device_index(), &handle));
+  return Tensor(handle);
 }
 
 template <typename... Parts>

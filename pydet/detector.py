@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import NamedTuple, overload
+from typing import NamedTuple, TypeAlias, TypeVar, overload
 
 import torch
 from PIL import Image
 from torch import Tensor, nn
 
 from pydet.draw import draw_boxes
-from pydet.image import ImageSource, read_image
+from pydet.image import ImageError, ImageSource, read_image
 from pydet.outputs import save_picture
+
+Source = TypeVar("Source", bound=ImageSource)
+Pictures: TypeAlias = list[Source] | tuple[Source, ...]
 
 
 class Detection(NamedTuple):
@@ -93,22 +96,26 @@ class Detections:
         save_picture(self.draw(), Path(path))
 
 
+class FileResult(NamedTuple):
+    """What became of one file: its picture (uint8 ``[3, H, W]``) and detections, or no picture and the error."""
+
+    path: str
+    picture: Tensor | None
+    detections: Detections | ImageError
+
+
 class Detector:
     """A model with the picture handling around it.
 
     Args:
-        model: A detection model of `pydet.models`: called in evaluation mode on a list of float pictures
-            ``[3, H, W]`` in 0..1 with a score and an IoU threshold, it returns one dict of boxes, labels and scores
-            each; it knows its `class_names`.
+        model: A detection model of `pydet.models`: called in evaluation mode on a list of uint8 pictures
+            ``[3, H, W]`` with a score and an IoU threshold, it returns one dict of boxes, labels and scores each; it
+            knows its `class_names`.
     """
 
     def __init__(self, model: nn.Module) -> None:
         self.model = model.eval()
-        self.class_names = tuple(model.class_names)
-
-    @property
-    def device(self) -> torch.device:
-        return next(self.model.parameters()).device
+        self.class_names: tuple[str, ...] = tuple(model.class_names)  # type: ignore[arg-type]
 
     @overload
     def detect(
@@ -116,11 +123,11 @@ class Detector:
     ) -> Detections: ...
     @overload
     def detect(
-        self, images: Sequence[ImageSource], threshold: float = ..., iou_threshold: float = ..., batch_size: int = ...
+        self, images: Pictures[Source], threshold: float = ..., iou_threshold: float = ..., batch_size: int = ...
     ) -> list[Detections]: ...
     def detect(
         self,
-        images: ImageSource | Sequence[ImageSource],
+        images: ImageSource | Pictures[Source],
         threshold: float = 0.25,
         iou_threshold: float = 0.45,
         batch_size: int = 8,
@@ -146,35 +153,58 @@ class Detector:
         if batch_size < 1:
             raise ValueError(f"detect: batch_size must be at least 1, got {batch_size}")
         if not isinstance(images, (list, tuple)):
-            return self._detect_batch([images], threshold, iou_threshold)[0]
+            return self.detect((images,), threshold, iou_threshold)[0]
         found: list[Detections] = []
         for start in range(0, len(images), batch_size):
-            found += self._detect_batch(images[start : start + batch_size], threshold, iou_threshold)
+            sources = images[start : start + batch_size]
+            batch = self._detect_batch([read_image(source) for source in sources], threshold, iou_threshold)
+            found += [_from(source, detections) for source, detections in zip(sources, batch, strict=True)]
         return found
 
-    @torch.inference_mode()
-    def _detect_batch(
-        self, sources: Sequence[ImageSource], threshold: float, iou_threshold: float
-    ) -> list[Detections]:
-        pictures = [read_image(source) for source in sources]
-        inputs = [picture.to(self.device).float().div_(255) for picture in pictures]
-        results = self.model(inputs, threshold, iou_threshold)
-        return [
-            self._detections(result, source, (picture.shape[1], picture.shape[2]))
-            for result, source, picture in zip(results, sources, pictures, strict=True)
-        ]
+    def detect_files(
+        self, paths: Sequence[str], threshold: float = 0.25, iou_threshold: float = 0.45, batch_size: int = 8
+    ) -> Iterator[FileResult]:
+        """As `detect`, for any number of files: one result each, in order, as soon as it is there.
 
-    def _detections(self, result: dict[str, Tensor], source: ImageSource, image_size: tuple[int, int]) -> Detections:
-        height, width = image_size
+        A file that cannot be read gives its ImageError instead of detections; the others are still done.
+        """
+        check_thresholds(threshold, iou_threshold)
+        for start in range(0, len(paths), batch_size):
+            batch: list[tuple[str, Tensor | ImageError]] = []
+            for path in paths[start : start + batch_size]:
+                try:
+                    batch.append((path, read_image(path)))
+                except ImageError as error:
+                    batch.append((path, error))
+            pictures = [outcome for _, outcome in batch if isinstance(outcome, Tensor)]
+            found = iter(self._detect_batch(pictures, threshold, iou_threshold))
+            for path, outcome in batch:
+                if isinstance(outcome, ImageError):
+                    yield FileResult(path, None, outcome)
+                else:
+                    yield FileResult(path, outcome, replace(next(found), path=path, source=path))
+
+    @torch.inference_mode()
+    def _detect_batch(self, pictures: list[Tensor], threshold: float, iou_threshold: float) -> list[Detections]:
+        if not pictures:
+            return []
+        results = self.model(pictures, threshold, iou_threshold)
+        return [self._detections(*pair) for pair in zip(results, pictures, strict=True)]
+
+    def _detections(self, result: dict[str, Tensor], picture: Tensor) -> Detections:
+        height, width = picture.shape[1:]
         limits = torch.tensor([width, height, width, height], dtype=torch.float32)
         boxes = result["boxes"].float().cpu().clamp(min=0).minimum(limits)
         scores = result["scores"].float().cpu()
         order = scores.argsort(descending=True, stable=True)
         order = order[((boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1]))[order]]
-        path = os.fspath(source) if isinstance(source, (str, os.PathLike)) else None
-        return Detections(
-            boxes[order], result["labels"].cpu()[order], scores[order], self.class_names, image_size, path, source
-        )
+        labels = result["labels"].cpu()
+        return Detections(boxes[order], labels[order], scores[order], self.class_names, (height, width))
+
+
+def _from(source: ImageSource, detections: Detections) -> Detections:
+    path = os.fspath(source) if isinstance(source, (str, os.PathLike)) else None
+    return replace(detections, path=path, source=source)
 
 
 def check_thresholds(threshold: float, iou_threshold: float) -> None:

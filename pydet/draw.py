@@ -22,10 +22,7 @@ class _Place(NamedTuple):
 
     def overlaps(self, other: _Place) -> bool:
         return (
-            self.left < other.right
-            and other.left < self.right
-            and self.top < other.bottom
-            and other.top < self.bottom
+            self.left < other.right and other.left < self.right and self.top < other.bottom and other.top < self.bottom
         )
 
 
@@ -44,9 +41,7 @@ def text_colour(background: Colour) -> Colour:
     return (0, 0, 0) if luminance > 0.179 else (255, 255, 255)
 
 
-def draw_boxes(
-    image: Tensor, boxes: Tensor, labels: Tensor, scores: Tensor, class_names: Sequence[str]
-) -> Image.Image:
+def draw_boxes(image: Tensor, boxes: Tensor, labels: Tensor, scores: Tensor, class_names: Sequence[str]) -> Image.Image:
     """Draws detections on a picture; line width and letters grow with it.
 
     Args:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
-import warnings
-from typing import TypeAlias
+from pathlib import Path
+from typing import IO, TypeAlias
 
 import numpy as np
 import torch
@@ -50,8 +52,6 @@ def read_image(source: ImageSource) -> Tensor:
         name = str(getattr(source, "filename", "")) or "PIL image"
         return _decoded(source, name)
     if isinstance(source, (bytes, bytearray, memoryview)):
-        import io
-
         return _opened(io.BytesIO(source), f"image of {len(source)} bytes", len(source))
     if isinstance(source, (str, os.PathLike)):
         return _from_path(os.fspath(source))
@@ -61,8 +61,10 @@ def read_image(source: ImageSource) -> Tensor:
 
 
 def _from_path(path: str) -> Tensor:
+    if "\0" in path:
+        raise ImageError(f"{path!r}: no such file")
     try:
-        with open(path, "rb") as file:
+        with Path(path).open("rb") as file:
             return _opened(file, path, os.fstat(file.fileno()).st_size)
     except FileNotFoundError:
         raise ImageError(f"{path}: no such file") from None
@@ -74,15 +76,12 @@ def _from_path(path: str) -> Tensor:
         raise ImageError(f"{path}: cannot be read ({error.strerror or error})") from error
 
 
-def _opened(file, name: str, size: int) -> Tensor:  # type: ignore[no-untyped-def]  # any binary file object
+def _opened(file: IO[bytes], name: str, size: int) -> Tensor:
     if size == 0:
         raise ImageError(f"{name}: the file is empty")
     try:
-        with warnings.catch_warnings():
-            # Pillow warns from 89 million pixels and refuses from 179: a large photograph is nothing to warn about.
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(file) as image:
-                return _decoded(image, name)
+        with Image.open(file) as image:
+            return _decoded(image, name)
     except UnidentifiedImageError:
         raise ImageError(f"{name}: not an image, or of a format that Pillow cannot read") from None
     except Image.DecompressionBombError:
@@ -100,10 +99,8 @@ def _decoded(image: Image.Image, name: str) -> Tensor:
     except Exception as error:  # decoders raise OSError, SyntaxError, struct.error, ... by format
         reason = "truncated image" if "truncated" in str(error).lower() else "damaged image"
         raise ImageError(f"{name}: {reason} ({error})") from error
-    try:
+    with contextlib.suppress(Exception):  # unreadable EXIF data: the picture itself is fine
         image = ImageOps.exif_transpose(image)
-    except Exception:  # unreadable EXIF data: the picture itself is fine
-        pass
     return _from_array(_pixels(image, name), name, "a picture of at least one pixel")
 
 

@@ -9,7 +9,6 @@ import tempfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,18 +34,15 @@ def official_name(name: str) -> str:
     return _DARKNET_NAMES.get(name, name)
 
 
-@cache
-def _coco_names() -> tuple[str, ...]:
-    return tuple((Path(__file__).parent / "assets" / "coco.names").read_text(encoding="utf-8").split("\n")[:80])
-
-
 def category_ids(class_names: Sequence[str]) -> list[int]:
     """The category id of each class in result files.
 
     A model of COCO's 80 classes in their usual order gets COCO's own ids (1..90, with gaps); any other model gets
     1, 2, 3, ... in the order of its classes.
     """
-    if [official_name(name) for name in class_names] == [official_name(name) for name in _coco_names()]:
+    from pydet.models import coco_names
+
+    if [official_name(name) for name in class_names] == [official_name(name) for name in coco_names()]:
         return [number for number in range(1, 91) if number not in _UNUSED_COCO_IDS]
     return list(range(1, len(class_names) + 1))
 
@@ -63,7 +59,7 @@ def image_ids(paths: Sequence[str]) -> list[int | str]:
 
 
 def coco_results(
-    detections: Sequence[Detections], ids: Sequence[int | str], categories: Sequence[int]
+    detections: Sequence[Detections], ids: Sequence[int | str], categories: Sequence[int | None]
 ) -> list[dict[str, Any]]:
     """Detections as COCO's results format: a dict each of image_id, category_id, bbox and score.
 
@@ -73,14 +69,14 @@ def coco_results(
         categories: The category id of each class of the model.
 
     Returns:
-        Boxes are (x, y, width, height) in pixels to 2 decimals, scores have 5.
+        Boxes are (x, y, width, height) in pixels to 2 decimals, scores have 6.
     """
     return [
         {
             "image_id": image_id,
             "category_id": categories[item.label],
             "bbox": [round(value, 2) for value in _xywh(item.box)],
-            "score": round(item.score, 5),
+            "score": round(item.score, 6),
         }
         for found, image_id in zip(detections, ids, strict=True)
         for item in found
@@ -110,7 +106,7 @@ def write_csv(path: Path, detections: Sequence[Detections]) -> None:
         for found in detections:
             for item in found:
                 box = [f"{side:.2f}" for side in item.box]
-                rows.writerow([found.path or "", item.name, item.label, f"{item.score:.5f}", *box])
+                rows.writerow([found.path or "", item.name, item.label, f"{item.score:.6f}", *box])
 
 
 def save_picture(picture: Image.Image, path: Path) -> None:

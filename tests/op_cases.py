@@ -24,6 +24,31 @@ def random_boxes(n: int, generator: torch.Generator, size: float = 640.0, larges
     return torch.cat([corner, corner + extent], dim=1)
 
 
+def yolo_head(n: int, generator: torch.Generator) -> tuple[Tensor, Tensor, tuple[int, int]]:
+    """Two images' raw head of 3 anchors on an n x (n + 1) map, of a network with 32 x 16 pixels a cell; 3 + n classes."""
+    inputs = torch.randn(2, 3 * (5 + 3 + n), n, n + 1, generator=generator)
+    anchors = torch.rand(3, 2, generator=generator) * 40 + 10
+    return inputs, anchors, (max(16 * n, 1), 32 * (n + 1))
+
+
+def clustered_boxes(n: int, generator: torch.Generator, per_object: int = 20) -> Tensor:
+    """[n, 4] xyxy boxes as a detector gives them before NMS: several, slightly different ones for each object."""
+    objects = random_boxes(max(n // per_object, 1), generator)[torch.randint(max(n // per_object, 1), (n,), generator=generator)]
+    size = (objects[:, 2:] - objects[:, :2]).repeat(1, 2)
+    return objects + 0.08 * size * torch.randn(n, 4, generator=generator)
+
+
+def nms_inputs(n: int, generator: torch.Generator) -> tuple[Tensor, Tensor, float]:
+    """Half of the boxes clustered, half scattered; scores of two decimals, so that many are equal."""
+    boxes = torch.cat([clustered_boxes(n // 2, generator), random_boxes(n - n // 2, generator, size=8.0 * n)])
+    return boxes, (torch.rand(n, generator=generator) * 100).round() / 100, 0.5
+
+
+def batched_nms_inputs(n: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor, float]:
+    boxes, scores, threshold = nms_inputs(n, generator)
+    return boxes, scores, torch.randint(-2, 7, (n,), generator=generator), threshold
+
+
 @dataclass(frozen=True)
 class OpCase:
     """One operator.
@@ -75,5 +100,31 @@ OP_CASES = [
         gradients=(0, 1),
         summary="IoU of every box of one set with every box of another, batches too",
         source="Jaccard index; torchvision.ops.box_iou",
+    ),
+    OpCase(
+        name="yolo_decode",
+        make_inputs=yolo_head,
+        sizes=(0, 1, 4, 7, 13, 26),
+        floating=(0, 1),
+        gradients=(0, 1),
+        tolerance=(2e-6, 2e-5),
+        summary="boxes, objectness and class scores of a raw YOLOv3 head, in one read and one write",
+        source="YOLOv3 (Redmon and Farhadi 2018), section 2.1; Darknet's [yolo] layer",
+    ),
+    OpCase(
+        name="nms",
+        make_inputs=nms_inputs,
+        sizes=(0, 1, 15, 16, 17, 255, 256, 257, 258, 1500),
+        floating=(0, 1),
+        summary="Greedy non-maximum suppression; O(N) memory, cost grows with the overlaps",
+        source="torchvision.ops.nms",
+    ),
+    OpCase(
+        name="batched_nms",
+        make_inputs=batched_nms_inputs,
+        sizes=(0, 1, 16, 300, 1500),
+        floating=(0, 1),
+        summary="NMS inside each class, exact for any coordinates and any number of classes",
+        source="torchvision.ops.batched_nms",
     ),
 ]

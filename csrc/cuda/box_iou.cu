@@ -58,7 +58,7 @@ Tensor box_iou_cuda(const Tensor& boxes1,  // [..., N, 4]
   const Tensor b = torch::stable::contiguous(torch::stable::to(boxes2, shared_type));
   std::vector<int64_t> shape(boxes1.sizes().begin(), boxes1.sizes().end());
   shape.back() = boxes2.size(-2);
-  Tensor out = torch::stable::new_empty(boxes1, shape, out_double ? ScalarType::Double : ScalarType::Float);
+  Tensor out = new_dense(boxes1, shape, out_double ? ScalarType::Double : ScalarType::Float);
   if (out.numel() == 0) return out;
   const cudaStream_t stream = current_stream(boxes1);
   if (in_double) {

@@ -4,6 +4,9 @@ Replacing `from torchvision.ops import nms` by `from pydet.ops import nms` is th
 """
 
 from pydet.ops._backend import OPERATORS, backend_of, set_backend
+from pydet.ops.batched_nms import batched_nms
 from pydet.ops.box_iou import box_iou
+from pydet.ops.nms import nms
+from pydet.ops.yolo_decode import yolo_decode
 
-__all__ = ["OPERATORS", "backend_of", "box_iou", "set_backend"]
+__all__ = ["OPERATORS", "backend_of", "batched_nms", "box_iou", "nms", "set_backend", "yolo_decode"]

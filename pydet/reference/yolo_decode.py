@@ -18,8 +18,8 @@ def yolo_decode(inputs: Tensor, anchors: Tensor, image_size: tuple[int, int]) ->
     image_height, image_width = image_size
     columns = torch.arange(width, dtype=dtype, device=inputs.device)[:, None]
     rows = torch.arange(height, dtype=dtype, device=inputs.device)[:, None, None]
-    centre_x = (columns + torch.sigmoid(cells[..., 0])) * (image_width / width)
-    centre_y = (rows + torch.sigmoid(cells[..., 1])) * (image_height / height)
+    centre_x = (columns + torch.sigmoid(cells[..., 0])) * (image_width / max(width, 1))
+    centre_y = (rows + torch.sigmoid(cells[..., 1])) * (image_height / max(height, 1))
     half_width = 0.5 * torch.exp(cells[..., 2]) * anchors[:, 0]
     half_height = 0.5 * torch.exp(cells[..., 3]) * anchors[:, 1]
     boxes = torch.stack(

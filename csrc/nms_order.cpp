@@ -1,0 +1,84 @@
+#include "nms_order.h"
+
+#include <algorithm>
+#include <cstring>
+#include <vector>
+
+#define PYDET_KERNELS "cpu/nms_order.h"
+#include "cpu_levels.h"
+
+namespace pydet {
+namespace {
+
+// Unsigned key that ascends as the score descends.
+inline uint32_t descending_key(float score) {
+  if (score != score) return 0;
+  score += 0.0f;  // -0 becomes 0
+  uint32_t bits;
+  std::memcpy(&bits, &score, sizeof bits);
+  return bits & 0x80000000u ? bits : ~(bits | 0x80000000u);
+}
+inline uint64_t descending_key(double score) {
+  if (score != score) return 0;
+  score += 0.0;
+  uint64_t bits;
+  std::memcpy(&bits, &score, sizeof bits);
+  const uint64_t sign = uint64_t{1} << 63;
+  return bits & sign ? bits : ~(bits | sign);
+}
+
+// Sorts (key << 32 | index) by the 32 bits of the key, stably.
+template <int kBits>
+void radix_sort(std::vector<uint64_t>& items) {
+  constexpr int kPasses = (32 + kBits - 1) / kBits;
+  constexpr uint32_t kBuckets = 1u << kBits, kMask = kBuckets - 1;
+  std::vector<uint64_t> other(items.size());
+  std::vector<uint32_t> counts(kPasses * kBuckets);
+  for (const uint64_t item : items) {
+    for (int pass = 0; pass < kPasses; ++pass) ++counts[pass * kBuckets + ((item >> (32 + pass * kBits)) & kMask)];
+  }
+  for (int pass = 0; pass < kPasses; ++pass) {
+    uint32_t* count = counts.data() + pass * kBuckets;
+    const int shift = 32 + pass * kBits;
+    if (count[(items[0] >> shift) & kMask] == items.size()) continue;  // all alike here
+    uint32_t sum = 0;
+    for (uint32_t bucket = 0; bucket < kBuckets; ++bucket) {
+      const uint32_t here = count[bucket];
+      count[bucket] = sum;
+      sum += here;
+    }
+    for (const uint64_t item : items) other[count[(item >> shift) & kMask]++] = item;
+    items.swap(other);
+  }
+}
+
+}  // namespace
+
+void order_by_score(const float* scores, int64_t n, uint32_t* order) {
+  constexpr int64_t kCounted = 256;
+  if (n <= kCounted) {
+    uint32_t keys[kCounted];
+    for (int64_t i = 0; i < n; ++i) keys[i] = descending_key(scores[i]);
+    PYDET_CPU_CALL(order_by_counting, keys, n, order);
+    return;
+  }
+  std::vector<uint64_t> items(n);
+  for (int64_t i = 0; i < n; ++i) items[i] = uint64_t{descending_key(scores[i])} << 32 | static_cast<uint32_t>(i);
+  if (n < 4096) {
+    radix_sort<8>(items);
+  } else {
+    radix_sort<11>(items);
+  }
+  for (int64_t i = 0; i < n; ++i) order[i] = static_cast<uint32_t>(items[i]);
+}
+
+void order_by_score(const double* scores, int64_t n, uint32_t* order) {
+  std::vector<uint64_t> keys(n);
+  for (int64_t i = 0; i < n; ++i) {
+    keys[i] = descending_key(scores[i]);
+    order[i] = static_cast<uint32_t>(i);
+  }
+  std::stable_sort(order, order + n, [&](uint32_t a, uint32_t b) { return keys[a] < keys[b]; });
+}
+
+}  // namespace pydet

@@ -1,0 +1,253 @@
+"""The command `pydet`. Torch is imported only where there is work for it, so that help and mistakes answer quickly."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import os
+import sys
+import warnings
+from collections.abc import Sequence
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydet.detect_files import (
+    Inputs,
+    Report,
+    check_output_file,
+    check_writable,
+    detect_files,
+    find_inputs,
+    picture_targets,
+)
+
+if TYPE_CHECKING:
+    from pydet.detector import Detections, Detector
+
+ALL_DONE, SOME_FAILED, NOT_STARTED, INTERRUPTED = 0, 1, 2, 130
+
+_DETECT = """\
+Finds objects in pictures. Prints a table for each and writes the picture with the boxes drawn on it.
+
+IMAGES are files, folders or patterns. Of a folder, the files with the ending of a picture format are taken (.jpg, .png,
+.tif, ...), the others and the folders within are left alone; quote a pattern with ** to reach those: 'photos/**/*.jpg'.
+A picture that cannot be read does not stop the others."""
+
+_EXIT_CODES = "exit code: 0 all done; 1 something failed, the end of the output says what; 2 nothing was done"
+
+_OUT = "folder for the pictures with boxes (default: detections); never writes over an input"
+
+_EVALUATE = """\
+Measures average precision on pictures with COCO annotations (needs: pip install 'pydet[evaluate]').
+
+The model's classes are matched to the annotations' categories by name. The default thresholds are those of Darknet's
+"detector valid"."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command line; returns the exit code."""
+    warnings.filterwarnings("ignore", module=r"PIL\.")  # about oddities of files that are read all the same
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a file name may hold what the terminal cannot show
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    if options.run is None:
+        parser.print_help()
+        return NOT_STARTED
+    try:
+        code: int = options.run(options)
+        sys.stdout.flush()
+        return code
+    except KeyboardInterrupt:
+        _say("interrupted")
+        return INTERRUPTED
+    except BrokenPipeError:  # `pydet detect ... | head`: nobody reads on, and Python would complain at its exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return SOME_FAILED
+    except (OSError, ValueError, ImportError) as error:
+        _say(str(error))
+        return NOT_STARTED
+    except RuntimeError as error:
+        if type(error).__name__ != "OutOfMemoryError":
+            raise
+        _say("out of GPU memory; a smaller --batch-size or --size needs less")
+        return NOT_STARTED
+
+
+def _say(message: str) -> None:
+    print(f"pydet: {message}", file=sys.stderr)
+
+
+def _detect(options: argparse.Namespace) -> int:
+    inputs = find_inputs(options.images)
+    if options.json and options.json == options.csv:
+        raise ValueError("--json and --csv cannot be the same file")
+    for path in filter(None, (options.json, options.csv)):
+        check_output_file(path, inputs.paths)
+    targets: list[Path] | list[None] = [None] * len(inputs.paths)
+    if options.pictures and inputs.paths:
+        check_writable(options.out)
+        targets = picture_targets(inputs.paths, options.out)
+    report = Report(problems=inputs.problems)
+    if inputs.paths:
+        detect_files(
+            _load(options), inputs.paths, targets, options.threshold, options.iou_threshold, options.batch_size, report
+        )
+    if not report.interrupted:
+        _write_results(options, report.detections)
+    _say(_summary(options, inputs, report))
+    if report.interrupted:
+        return INTERRUPTED
+    return SOME_FAILED if report.problems else ALL_DONE
+
+
+def _write_results(options: argparse.Namespace, detections: list[Detections]) -> None:
+    from pydet.outputs import category_ids, coco_results, image_ids, write_csv, write_json
+
+    if options.json:
+        ids = image_ids([found.path or "" for found in detections])
+        categories = category_ids(detections[0].class_names) if detections else []
+        write_json(options.json, coco_results(detections, ids, categories))
+    if options.csv:
+        write_csv(options.csv, detections)
+
+
+def _summary(options: argparse.Namespace, inputs: Inputs, report: Report) -> str:
+    objects = sum(map(len, report.detections))
+    lines = [f"{len(report.detections)} of {len(inputs.paths)} pictures done, {objects} objects found"]
+    if report.interrupted:
+        lines[0] = "interrupted: " + lines[0] + ("; no results file was written" if options.json or options.csv else "")
+    if inputs.skipped:
+        lines[0] += f"; {inputs.skipped} other files in the folders were skipped"
+    if options.pictures and report.detections:
+        lines.append(f"annotated pictures are in {options.out}{os.sep}")
+    if report.problems:
+        lines += [f"{len(report.problems)} failed:", *(f"  {problem}" for problem in report.problems)]
+    return "\n  ".join(lines)
+
+
+def _evaluate(options: argparse.Namespace) -> int:
+    if options.json:
+        check_output_file(options.json, [options.annotations])
+    from pydet.evaluate import evaluate
+    from pydet.outputs import write_json
+
+    result = evaluate(
+        _load(options),
+        options.annotations,
+        options.images,
+        options.threshold,
+        options.iou_threshold,
+        options.limit,
+        options.batch_size,
+        progress=True,
+    )
+    print(result.table())
+    if options.json:
+        write_json(options.json, asdict(result))
+    for problem in result.problems:
+        _say(problem)
+    return SOME_FAILED if result.problems else ALL_DONE
+
+
+def _info(options: argparse.Namespace) -> int:
+    from pydet.info import info
+
+    print(info())
+    return ALL_DONE
+
+
+def _load(options: argparse.Namespace) -> Detector:
+    import torch
+
+    import pydet
+
+    if options.device.startswith("cuda") and not torch.cuda.is_available():
+        raise ValueError(f"--device {options.device}: torch {torch.__version__} sees no CUDA device here")
+    return pydet.load(
+        options.model,
+        weights=options.weights,
+        cfg=options.cfg,
+        device=options.device,
+        image_size=options.size,
+        class_names=options.names,
+    )
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="pydet", description="Object detection with the classic one-stage detectors.")
+    parser.add_argument("--version", action="version", version=f"pydet {version('pydet')}")
+    parser.set_defaults(run=None)
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND")
+
+    detect = _command(commands, "detect", _detect, "find objects in pictures", _DETECT)
+    detect.add_argument("images", nargs="+", metavar="IMAGES", help="picture, folder or pattern")
+    detect.add_argument("--out", type=Path, default=Path("detections"), metavar="DIR", help=_OUT)
+    detect.add_argument("--no-pictures", dest="pictures", action="store_false", help="write no annotated pictures")
+    detect.add_argument("--json", type=Path, metavar="FILE", help="also write all detections as COCO results")
+    detect.add_argument("--csv", type=Path, metavar="FILE", help="also write all detections as a table")
+    _add_model_options(detect, threshold=0.25)
+
+    evaluate = _command(commands, "evaluate", _evaluate, "measure average precision", _EVALUATE)
+    evaluate.add_argument("--annotations", required=True, metavar="FILE", help="COCO's instances_*.json or its like")
+    evaluate.add_argument("--images", required=True, metavar="DIR", help="folder of the pictures that it names")
+    evaluate.add_argument("--limit", type=_positive, metavar="N", help="use only the first N pictures")
+    evaluate.add_argument("--json", type=Path, metavar="FILE", help="also write the numbers to this file")
+    _add_model_options(evaluate, threshold=0.005)
+
+    _command(commands, "info", _info, "show versions, libraries and backends", "Shows what is installed and used here.")
+    return parser
+
+
+def _command(commands: Any, name: str, run: Any, summary: str, description: str) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = commands.add_parser(
+        name,
+        help=summary,
+        description=description,
+        epilog=_EXIT_CODES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.set_defaults(run=run)
+    return parser
+
+
+def _add_model_options(parser: argparse.ArgumentParser, threshold: float) -> None:
+    model = parser.add_argument_group("model")
+    model.add_argument("--model", default="yolov3-tiny", metavar="NAME", help="default: yolov3-tiny, COCO's 80 classes")
+    model.add_argument("--weights", type=Path, metavar="FILE", help="Darknet .weights or pydet's .safetensors")
+    model.add_argument("--cfg", type=Path, metavar="FILE", help="Darknet .cfg of your own model, instead of --model")
+    model.add_argument("--names", type=Path, metavar="FILE", help="class names of your own model, one a line")
+    model.add_argument("--size", type=_size, metavar="N|HxW", help="network input in pixels, multiples of 32")
+    model.add_argument("--device", default="cpu", help="cpu (default), cuda or cuda:N")
+    model.add_argument("--batch-size", type=_positive, default=8, metavar="N", help="pictures at once (default: 8)")
+    shown = f"keep objects with a score above this, 0..1 (default: {threshold})"
+    model.add_argument("--threshold", type=_fraction, default=threshold, metavar="X", help=shown)
+    shown = "of two boxes of a class that overlap more than this, keep the better (default: 0.45)"
+    model.add_argument("--iou-threshold", type=_fraction, default=0.45, metavar="X", help=shown)
+
+
+def _fraction(text: str) -> float:
+    with contextlib.suppress(ValueError):
+        if 0 <= float(text) <= 1:
+            return float(text)
+    raise argparse.ArgumentTypeError(f"must be a number in 0..1, got {text!r}")
+
+
+def _positive(text: str) -> int:
+    with contextlib.suppress(ValueError):
+        if int(text) > 0:
+            return int(text)
+    raise argparse.ArgumentTypeError(f"must be a whole number above 0, got {text!r}")
+
+
+def _size(text: str) -> tuple[int, int]:
+    """ "416" or "416x608" (height x width)."""
+    with contextlib.suppress(ValueError):
+        height, width = ([int(side) for side in text.lower().split("x")] * 2)[:2]
+        if height > 0 and width > 0 and text.lower().count("x") <= 1:
+            return height, width
+    raise argparse.ArgumentTypeError(f"must be a size such as 416, or height x width such as 416x608, got {text!r}")

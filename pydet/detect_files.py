@@ -1,0 +1,199 @@
+"""The work of `pydet detect`: which files are meant, where their results go, and what became of each."""
+
+from __future__ import annotations
+
+import glob
+import os
+import sys
+import tempfile
+import textwrap
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # these bring torch along, which the checks before any work do not need
+    from pydet.detector import Detections, Detector
+
+IMAGE_ENDINGS = frozenset(
+    f".{name}"
+    for name in (
+        *("jpg", "jpeg", "jpe", "jfif", "jp2", "png", "apng", "gif", "webp", "avif", "heic", "heif"),
+        *("bmp", "dib", "tif", "tiff", "tga", "pbm", "pgm", "ppm", "pnm"),
+    )
+)
+"""Which files of a folder are taken for pictures. A file that is named itself is always tried."""
+
+_SAVED_AS_IS = frozenset({".jpg", ".jpeg", ".png", ".webp"})  # other pictures are written as PNG
+_BAR_FROM = 10  # pictures; fewer are done before a progress bar helps
+
+
+@dataclass
+class Inputs:
+    """The pictures that the command line means.
+
+    Attributes:
+        paths: Every picture once, in the order of the arguments; those of a folder or pattern by name.
+        problems: A sentence for every argument that gives no picture.
+        skipped: Number of files in the folders that do not look like pictures.
+    """
+
+    paths: list[str] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+    skipped: int = 0
+
+
+def find_inputs(arguments: Sequence[str]) -> Inputs:
+    """Expands files, folders (not the folders within) and patterns (``**`` crosses folders) to files."""
+    inputs = Inputs()
+    seen: set[str] = set()
+    for argument in arguments:
+        if os.path.isdir(argument):  # noqa: PTH112 - Path.is_dir raises where a parent folder is closed to us
+            _add_folder(Path(argument), inputs, seen)
+        elif os.path.lexists(argument) or not glob.has_magic(argument):
+            _add(argument, inputs, seen)
+        else:
+            found = sorted(glob.glob(argument, recursive=True))  # noqa: PTH207 - Path.glob takes no absolute pattern
+            matches = [match for match in found if Path(match).is_file()]
+            if not matches:
+                inputs.problems.append(f"{argument}: no file matches")
+            for match in matches:
+                _add(match, inputs, seen)
+    return inputs
+
+
+def _add_folder(folder: Path, inputs: Inputs, seen: set[str]) -> None:
+    try:
+        files = sorted(entry for entry in folder.iterdir() if entry.is_file() and not entry.name.startswith("."))
+    except OSError as error:
+        inputs.problems.append(f"{folder}: cannot be listed ({error.strerror})")
+        return
+    pictures = [file for file in files if file.suffix.lower() in IMAGE_ENDINGS]
+    inputs.skipped += len(files) - len(pictures)
+    if not pictures:
+        inputs.problems.append(f"{folder}: no images in this folder")
+    for file in pictures:
+        _add(str(file), inputs, seen)
+
+
+def _add(path: str, inputs: Inputs, seen: set[str]) -> None:
+    real = os.path.realpath(path)
+    if real not in seen:
+        seen.add(real)
+        inputs.paths.append(path)
+
+
+def picture_targets(paths: Sequence[str], folder: Path) -> list[Path]:
+    """Where the annotated picture of each input goes: its own name in the folder, or name-2, name-3, ... where that
+    is the place of an input or of another input's result (upper and lower case count as the same)."""
+
+    def place(folder: str | Path, name: str) -> str:
+        return os.path.join(os.path.realpath(folder), name).casefold()  # noqa: PTH118
+
+    taken = {os.path.realpath(path).casefold() for path in paths}
+    taken |= {place(Path(path).parent, Path(path).name) for path in paths}
+    last: Counter[str] = Counter()
+    targets = []
+    for path in map(Path, paths):
+        ending = path.suffix if path.suffix.lower() in _SAVED_AS_IS else ".png"
+        name = path.stem + ending
+        while place(folder, name) in taken:
+            last[(path.stem + ending).casefold()] += 1
+            name = f"{path.stem}-{last[(path.stem + ending).casefold()] + 1}{ending}"
+        taken.add(place(folder, name))
+        targets.append(folder / name)
+    return targets
+
+
+def check_writable(folder: Path) -> None:
+    """Makes the folder where needed and tries to write in it.
+
+    Raises:
+        OSError: It cannot be made or written in; the message is a sentence.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise OSError(f"cannot write in the folder {folder}: {error.strerror or error}") from None
+
+
+def check_output_file(path: Path, inputs: Sequence[str]) -> None:
+    """As `check_writable` for a file that is written later; it must not be one of the pictures.
+
+    Raises:
+        OSError: It cannot be written; the message is a sentence.
+    """
+    if path.is_dir():
+        raise OSError(f"cannot write {path}: it is a folder")
+    if os.path.realpath(path) in {os.path.realpath(name) for name in inputs}:
+        raise OSError(f"cannot write {path}: it is one of the input pictures")
+    check_writable(path.parent)
+
+
+@dataclass
+class Report:
+    """What became of the pictures.
+
+    Attributes:
+        detections: Of every picture that could be read.
+        problems: A sentence for everything that failed.
+        interrupted: Whether Ctrl-C ended it early.
+    """
+
+    detections: list[Detections] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+    interrupted: bool = False
+
+
+def detect_files(
+    detector: Detector,
+    paths: Sequence[str],
+    targets: Sequence[Path | None],
+    threshold: float,
+    iou_threshold: float,
+    batch_size: int,
+    report: Report,
+) -> None:
+    """Detects in every file, prints its table and writes its annotated picture, where it has a target.
+
+    What is found and what fails goes into the report, and the rest is still done; Ctrl-C ends it early.
+    """
+    from tqdm import tqdm
+
+    from pydet.draw import draw_boxes
+    from pydet.image import ImageError
+    from pydet.outputs import save_picture
+
+    results = detector.detect_files(paths, threshold, iou_threshold, batch_size)
+    hide_bar = None if len(paths) >= _BAR_FROM else True  # None: hide it unless stderr is a terminal
+    bar = tqdm(results, total=len(paths), unit="image", disable=hide_bar)
+    try:
+        for result, target in zip(bar, targets, strict=True):
+            found = result.detections
+            if isinstance(found, ImageError):
+                report.problems.append(str(found))
+                continue
+            report.detections.append(found)
+            tqdm.write(_paragraph(found), file=sys.stdout)
+            if target is None:
+                continue
+            assert result.picture is not None
+            try:
+                picture = draw_boxes(result.picture, found.boxes, found.labels, found.scores, found.class_names)
+                save_picture(picture, target)
+            except OSError as error:
+                report.problems.append(f"{target}: cannot be written ({error.strerror or error})")
+    except KeyboardInterrupt:
+        report.interrupted = True
+
+
+def _paragraph(found: Detections) -> str:
+    height, width = found.image_size
+    heading = f"{found.path} ({width}x{height}): "
+    if not len(found):
+        return heading + found.table()
+    objects = "1 object" if len(found) == 1 else f"{len(found)} objects"
+    return heading + objects + "\n" + textwrap.indent(found.table(), "  ") + "\n"

@@ -1,0 +1,88 @@
+"""Darknet's letterbox: a picture scaled into the network's input with its aspect kept, and the way back."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+def scaled_size(size: tuple[int, int], network_size: tuple[int, int]) -> tuple[int, int]:
+    """(height, width) that a picture of `size` takes inside of `network_size`, both (height, width) in pixels.
+
+    Integer division and a comparison in float32, as in Darknet, but never less than one pixel: Darknet shows the
+    network nothing at all of a picture that is hundreds of times longer than wide.
+    """
+    (height, width), (net_height, net_width) = size, network_size
+    if np.float32(net_width) / np.float32(width) < np.float32(net_height) / np.float32(height):
+        return max(height * net_width // width, 1), net_width
+    return net_height, max(width * net_height // height, 1)
+
+
+def letterbox(image: Tensor, network_size: tuple[int, int]) -> Tensor:
+    """Scales a picture into the middle of a grey (0.5) one.
+
+    Args:
+        image: [C, height, width], floating point in 0..1 or uint8 in 0..255.
+        network_size: (height, width) in pixels.
+
+    Returns:
+        [C, *network_size], float32 in 0..1 (float64 for float64).
+    """
+    if image.dim() != 3 or image.numel() == 0:
+        raise ValueError(f"letterbox: image must be [C, height, width] and not empty, got {list(image.shape)}")
+    if image.dtype != torch.uint8 and not image.is_floating_point():
+        raise TypeError(f"letterbox: image must be uint8 or floating point, got {image.dtype}")
+    height, width = scaled_size((image.shape[1], image.shape[2]), network_size)
+    top, left = (network_size[0] - height) // 2, (network_size[1] - width) // 2
+    resized = resize(image, height, width)
+    result = resized.new_full((image.shape[0], *network_size), 0.5)
+    result[:, top : top + height, left : left + width] = resized
+    return result
+
+
+def resize(image: Tensor, height: int, width: int) -> Tensor:
+    """Darknet's resize: bilinear, the corner pixels of both pictures coincide, not rounded to whole grey levels.
+
+    Only the pixels that are looked at are converted, so that a huge uint8 picture never becomes a huge float one.
+    """
+    if tuple(image.shape[1:]) == (height, width):
+        return _unit(image)
+    upper, lower, down = _neighbours(image.shape[1], height, image.device)
+    left, right, across = _neighbours(image.shape[2], width, image.device)
+    up = 1 - down
+    # Two of Darknet's habits. The last column is the picture's last one even where rounding puts it just before; in
+    # the same case the last row lacks its second part, so that it is almost black.
+    left[-1] = right[-1] = image.shape[2] - 1
+    down[-1] = 0
+    columns = torch.cat([left, right]).expand(image.shape[0], 2 * height, -1)
+    corners = _unit(image.index_select(1, torch.cat([upper, lower])).gather(2, columns))
+    lines = corners[..., :width].mul_(1 - across).add_(corners[..., width:].mul_(across))
+    return lines[:, :height].mul_(up[:, None]).add_(lines[:, height:].mul_(down[:, None]))
+
+
+def unletterbox_boxes(boxes: Tensor, size: tuple[int, int], network_size: tuple[int, int]) -> Tensor:
+    """Boxes [..., 4] xyxy in pixels of the network's input as boxes in pixels of the picture of `size` before.
+
+    As Darknet, it takes the margin as half of what is left over, although `letterbox` rounds it down to whole pixels.
+    """
+    height, width = scaled_size(size, network_size)
+    margin = boxes.new_tensor([(network_size[1] - width) / 2, (network_size[0] - height) / 2]).repeat(2)
+    scale = boxes.new_tensor([size[1] / width, size[0] / height]).repeat(2)
+    return (boxes - margin) * scale
+
+
+def _unit(pixels: Tensor) -> Tensor:
+    """Pixels as floating point in 0..1."""
+    if pixels.dtype == torch.uint8:
+        return pixels.float().div_(255)
+    return pixels if pixels.dtype == torch.float64 else pixels.float()
+
+
+def _neighbours(size: int, new_size: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """For each of `new_size` pixels the two of `size` around it and the weight of the second."""
+    step = np.float32(size - 1) / np.float32(max(new_size - 1, 1))
+    position = torch.arange(new_size, dtype=torch.float32) * float(step)
+    first = position.long().clamp_(max=size - 1)
+    second = (first + 1).clamp_(max=size - 1)
+    return first.to(device), second.to(device), (position - first).to(device)

@@ -1,0 +1,113 @@
+"""Checkpoints: safetensors files that say themselves what network they belong to. Nothing in them is ever run."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from pydet.models.darknet.cfg import Section, format_cfg, parse_cfg
+from pydet.models.darknet.network import Darknet
+from pydet.models.darknet.weights import WeightsError
+
+# One entry that holds all of it as JSON: safetensors writes several in random order, and a file made twice from the
+# same network is to have the same bytes.
+METADATA_KEY = "pydet"
+FORMAT = 1
+
+
+def save_checkpoint(
+    network: Darknet,
+    path: str | os.PathLike[str],
+    dtype: torch.dtype = torch.float32,
+    sources: Mapping[str, str] | None = None,
+) -> None:
+    """Writes a network that has not been fused; the file appears under its name only when it is complete.
+
+    Args:
+        dtype: Of the convolutions' weights: torch.float32, or torch.float16 for half the size. Everything else, which
+            is small and where rounding would be felt, stays float32.
+        sources: What it was made from, such as {"yolov3-tiny.weights": "sha256:..."}, for the record.
+    """
+    if network.fused:
+        raise WeightsError(f"{path}: batch normalisation has been folded away; save before fuse(), or load with fuse=False")
+    if dtype not in (torch.float16, torch.float32):
+        raise ValueError(f"save_checkpoint: dtype must be torch.float16 or torch.float32, got {dtype}")
+    tensors = {}
+    for name, tensor in network.state_dict().items():
+        kept = tensor.detach().cpu().to(dtype if tensor.dim() > 1 else torch.float32).contiguous()
+        if not kept.isfinite().all() and tensor.isfinite().all():
+            raise WeightsError(f"{path}: {name} has numbers that {dtype} cannot hold; save as torch.float32")
+        tensors[name] = kept
+    metadata = {
+        "format": FORMAT,
+        "cfg": format_cfg(network.sections),
+        "class_names": network.class_names,
+        "weights_header": network.weights_header,
+        "sources": dict(sources or {}),
+    }
+    path = Path(path)
+    unfinished = path.with_name(path.name + ".part")
+    unfinished.write_bytes(save(tensors, metadata={METADATA_KEY: json.dumps(metadata, ensure_ascii=False)}))
+    unfinished.replace(path)
+
+
+def load_checkpoint(
+    path: str | os.PathLike[str],
+    sections: Sequence[Section] | None = None,
+    image_size: tuple[int, int] | None = None,
+    class_names: Sequence[str] | None = None,
+    batch_norm: str = "cuda",
+) -> Darknet:
+    """The network of a checkpoint, in float32 on the CPU.
+
+    Args:
+        sections: Of another cfg for the same weights, such as one with other masks; None for the checkpoint's own.
+        image_size, class_names, batch_norm: As for `Darknet`; None for the checkpoint's own.
+    """
+    metadata, tensors = _read(path)
+    if sections is None:
+        sections = parse_cfg(metadata["cfg"], source=f"{path} (its cfg)")
+        class_names = metadata["class_names"] if class_names is None else class_names
+    with torch.device("meta"):
+        network = Darknet(sections, image_size, class_names, batch_norm)
+    _check(path, tensors, network.state_dict())
+    network.load_state_dict({name: tensor.float() for name, tensor in tensors.items()}, assign=True)
+    network.weights_header = tuple(metadata["weights_header"])
+    return network
+
+
+def _read(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"{path}: no such file")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = json.loads((file.metadata() or {}).get(METADATA_KEY, "null"))
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no dict
+    except (SafetensorError, ValueError) as error:
+        raise WeightsError(f"{path}: not a safetensors file, or a damaged one: {error}") from error
+    kinds = {"cfg": str, "class_names": list, "weights_header": list}
+    if not isinstance(metadata, dict) or any(not isinstance(metadata.get(k), kind) for k, kind in kinds.items()):
+        raise WeightsError(f"{path}: a safetensors file, but not one of pydet: it does not say what network it is for")
+    if metadata.get("format") != FORMAT:
+        raise WeightsError(f"{path}: format {metadata.get('format')}; this version of pydet reads format {FORMAT}")
+    return metadata, tensors
+
+
+def _check(path: str | os.PathLike[str], tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:
+    """Raises WeightsError for the first tensor that is missing, left over or of another shape than the network's."""
+    for name in wanted:
+        if name not in tensors:
+            raise WeightsError(f"{path}: {name} is missing; the cfg is for another network")
+    for name, tensor in tensors.items():
+        if name not in wanted:
+            raise WeightsError(f"{path}: {name} does not belong to the network of the cfg")
+        if tensor.shape != wanted[name].shape:
+            raise WeightsError(f"{path}: {name} has shape {list(tensor.shape)}, the cfg needs {list(wanted[name].shape)}")

@@ -1,0 +1,251 @@
+"""The layers of a Darknet network that change maps; those that find objects are in `heads`."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from pydet.models.darknet.base import MAX_OUTPUTS, MAX_WEIGHTS, Before, Layer, Shape, activation_of
+from pydet.models.darknet.cfg import Section
+
+
+class BatchNorm(nn.Module):
+    """Batch normalisation with either of Darknet's formulas, which differ in where the epsilon goes.
+
+    "cuda": (x - mean) / sqrt(var + 1e-5), as torch; what networks trained on a GPU have seen.
+    "cpu": (x - mean) / (sqrt(var) + 1e-6); only evaluation differs, training is the same for both.
+    """
+
+    def __init__(self, channels: int, formula: str) -> None:
+        super().__init__()
+        self.formula = formula
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+        self.running_mean: Tensor
+        self.running_var: Tensor
+        self.register_buffer("running_mean", torch.zeros(channels))
+        self.register_buffer("running_var", torch.ones(channels))
+
+    def scale_and_shift(self) -> tuple[Tensor, Tensor]:
+        """Float64 a and b, [C] each, of the a * x + b that evaluation computes."""
+        variance = self.running_var.double()
+        deviation = variance.sqrt() + 1e-6 if self.formula == "cpu" else (variance + 1e-5).sqrt()
+        scale = self.weight.double() / deviation
+        return scale, self.bias.double() - self.running_mean.double() * scale
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.formula == "cpu" and not self.training:
+            scale, shift = (t.to(x.dtype)[:, None, None] for t in self.scale_and_shift())
+            return torch.addcmul(shift, x, scale)
+        return F.batch_norm(
+            x, self.running_mean, self.running_var, self.weight, self.bias, self.training, momentum=0.01, eps=1e-5
+        )
+
+
+class Convolutional(Layer):
+    """Convolution, batch normalisation or bias, activation."""
+
+    def __init__(self, section: Section, before: Before) -> None:
+        super().__init__(section, before)
+        for key in ("binary", "xnor", "flipped"):
+            if section.integer(key, 0):
+                raise section.error(f"{key}=1 is not supported")
+        channels, *_ = before.shape(before.index - 1)
+        filters = section.integer("filters", at_least=1)
+        size = section.integer("size", 1, at_least=1)
+        stride = section.integer("stride", 1, at_least=1)
+        padding = section.integer("padding", 0, at_least=0)
+        if section.integer("pad", 0):
+            padding = size // 2
+        groups = section.integer("groups", 1, at_least=1)
+        if channels % groups or filters % groups:
+            raise section.error(f"groups={groups} must divide its {channels} input channels and {filters} filters")
+        count = filters * (channels // groups) * size * size
+        if count > MAX_WEIGHTS:
+            raise section.error(f"{filters} filters of {size}x{size}x{channels // groups} are {count:,} weights; the limit is {MAX_WEIGHTS:,}")
+        self.stride = Fraction(stride)
+        self.activation = activation_of(section, "logistic")
+        self.dontload = bool(section.integer("dontload", 0))
+        normalised = bool(section.integer("batch_normalize", 0))
+        self.conv = nn.Conv2d(channels, filters, size, stride, padding, groups=groups, bias=not normalised)
+        self.norm = BatchNorm(filters, before.batch_norm) if normalised else None
+        self.folded = False
+
+    def output_shape(self, *shapes: Shape) -> Shape:
+        _, height, width = shapes[0]
+        size, stride, padding = self.conv.kernel_size[0], self.conv.stride[0], int(self.conv.padding[0])
+        out_height, out_width = ((n + 2 * padding - size) // stride + 1 for n in (height, width))
+        if min(out_height, out_width) < 1:
+            raise self.section.error(f"a {size}x{size} filter does not fit into {height}x{width} padded by {padding}")
+        return self.conv.out_channels, out_height, out_width
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv(x)
+        if self.norm is not None:
+            x = self.norm(x)
+        return self.activation(x)
+
+    @torch.no_grad()
+    def fold(self) -> None:
+        """Moves the batch normalisation into the convolution, for evaluation."""
+        if self.norm is None:
+            return
+        scale, shift = self.norm.scale_and_shift()
+        weight = self.conv.weight
+        self.conv.weight = nn.Parameter((weight.double() * scale[:, None, None, None]).to(weight.dtype))
+        self.conv.bias = nn.Parameter(shift.to(weight.dtype))
+        self.norm = None
+        self.folded = True
+
+    def darknet_tensors(self) -> dict[str, Tensor]:
+        stored = ["norm.bias", "norm.weight", "norm.running_mean", "norm.running_var"] if self.norm else ["conv.bias"]
+        tensors = self.state_dict(keep_vars=True)
+        return {name: tensors[name] for name in [*stored, "conv.weight"]}
+
+
+class MaxPool(Layer):
+    """Maximum over windows that start at i * stride - padding // 2; what lies outside of the map does not count."""
+
+    def __init__(self, section: Section, before: Before) -> None:
+        super().__init__(section, before)
+        self.step = section.integer("stride", 1, at_least=1)
+        self.size = section.integer("size", self.step, at_least=1)
+        self.padding = section.integer("padding", self.size - 1, at_least=0)
+        self.stride = Fraction(self.step)
+
+    def output_shape(self, *shapes: Shape) -> Shape:
+        channels, height, width = shapes[0]
+        if channels * (height + self.padding) * (width + self.padding) > MAX_OUTPUTS:
+            raise self.section.error(f"{height}x{width} padded by {self.padding} is too large")
+        out_height, out_width = ((n + self.padding - self.size) // self.step + 1 for n in (height, width))
+        if min(out_height, out_width) < 1:
+            raise self.section.error(f"a window of {self.size} does not fit into {height}x{width} padded by {self.padding}")
+        return channels, out_height, out_width
+
+    def forward(self, x: Tensor) -> Tensor:
+        _, height, width = self.output_shape((x.shape[1], x.shape[2], x.shape[3]))
+        before = self.padding // 2
+        # What the last window needs beyond the map; negative where the last rows or columns are not looked at.
+        bottom, right = ((n - 1) * self.step + self.size - before - m for n, m in ((height, x.shape[2]), (width, x.shape[3])))
+        if before or bottom > 0 or right > 0:
+            x = F.pad(x, (before, max(right, 0), before, max(bottom, 0)), value=-torch.inf)
+        return F.max_pool2d(x, self.size, self.step)
+
+
+class Upsample(Layer):
+    """Every pixel becomes stride x stride pixels, multiplied by `scale`."""
+
+    def __init__(self, section: Section, before: Before) -> None:
+        super().__init__(section, before)
+        self.factor = section.integer("stride", 2, at_least=1)
+        self.scale = section.number("scale", 1)
+        self.stride = Fraction(1, self.factor)
+
+    def output_shape(self, *shapes: Shape) -> Shape:
+        channels, height, width = shapes[0]
+        return channels, height * self.factor, width * self.factor
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.interpolate(x, scale_factor=self.factor, mode="nearest")
+        return x if self.scale == 1 else x * self.scale
+
+
+class Route(Layer):
+    """The outputs of earlier layers, their channels one after another."""
+
+    def __init__(self, section: Section, before: Before) -> None:
+        indices = [before.resolve(section, "layers", value) for value in section.integers("layers")]
+        super().__init__(section, before, tuple(indices))
+
+    def output_shape(self, *shapes: Shape) -> Shape:
+        sizes = [shape[1:] for shape in shapes]
+        if len(set(sizes)) > 1:
+            listed = ", ".join(f"{h}x{w} of layer {i}" for i, (h, w) in zip(self.sources, sizes, strict=True))
+            raise self.section.error(f"maps of different sizes cannot be joined: {listed}")
+        return sum(shape[0] for shape in shapes), *shapes[0][1:]
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        return inputs[0] if len(inputs) == 1 else torch.cat(inputs, dim=1)
+
+
+class Shortcut(Layer):
+    """The output before it plus that of an earlier layer, over the channels that both have, then the activation.
+
+    If one map is a multiple of the other in size, each pixel of the smaller one meets the first of its block in the
+    larger one.
+    """
+
+    def __init__(self, section: Section, before: Before) -> None:
+        origin = before.resolve(section, "from", section.integer("from"))
+        super().__init__(section, before, (before.index - 1, origin))
+        self.activation = activation_of(section, "linear")
+
+    def output_shape(self, *shapes: Shape) -> Shape:
+        (_, height, width), (_, from_height, from_width) = shapes
+        if self._steps(height, from_height) != self._steps(width, from_width):
+            raise self.section.error(
+                f"{from_height}x{from_width} of layer {self.sources[1]} cannot be added to {height}x{width}"
+            )
+        return shapes[0]
+
+    @staticmethod
+    def _steps(size: int, from_size: int) -> tuple[int, int]:
+        """Distance of the pixels that meet, in the output and in the other map."""
+        return max(size // from_size, 1), max(from_size // size, 1)
+
+    def forward(self, x: Tensor, other: Tensor) -> Tensor:
+        if x.shape == other.shape:
+            return self.activation(x + other)
+        step, from_step = self._steps(x.shape[3], other.shape[3])
+        channels = min(x.shape[1], other.shape[1])
+        height, width = min(x.shape[2], other.shape[2]), min(x.shape[3], other.shape[3])
+        x = x.clone()
+        target = x[:, :channels, : height * step : step, : width * step : step]
+        target += other[:, :channels, : height * from_step : from_step, : width * from_step : from_step]
+        return self.activation(x)
+
+
+class Reorg(Layer):
+    """YOLOv2's passthrough in Darknet's order of the elements, which is neither pixel_unshuffle nor space-to-depth."""
+
+    def __init__(self, section: Section, before: Before) -> None:
+        super().__init__(section, before)
+        self.step = section.integer("stride", 1, at_least=1)
+        self.reverse = bool(section.integer("reverse", 0))
+        self.stride = Fraction(1, self.step) if self.reverse else Fraction(self.step)
+
+    def output_shape(self, *shapes: Shape) -> Shape:
+        (channels, height, width), step = shapes[0], self.step
+        # Without reverse, too, the elements are taken as channels / step^2 larger maps.
+        if channels % step**2 or (not self.reverse and (height % step or width % step)):
+            raise self.section.error(
+                f"stride {step} must divide height and width, and its square the channels, of {channels}x{height}x{width}"
+            )
+        if self.reverse:
+            return channels // step**2, height * step, width * step
+        return channels * step**2, height // step, width // step
+
+    def forward(self, x: Tensor) -> Tensor:
+        (batch, channels, height, width), step = x.shape, self.step
+        channels //= step**2
+        if self.reverse:
+            x = x.reshape(batch, step, step, channels, height, width).permute(0, 3, 4, 1, 5, 2)
+            return x.reshape(batch, channels, height * step, width * step)
+        x = x.reshape(batch, channels, height, step, width, step).permute(0, 3, 5, 1, 2, 4)
+        return x.reshape(batch, channels * step**4, height // step, width // step)
+
+
+class Dropout(Layer):
+    """Zeroes a part of its input in training; in evaluation it does nothing."""
+
+    def __init__(self, section: Section, before: Before) -> None:
+        super().__init__(section, before)
+        self.probability = section.number("probability", 0.5)
+        if not 0 <= self.probability <= 1:
+            raise section.error(f"probability must be in 0..1, got {self.probability}")
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.dropout(x, self.probability, self.training)

@@ -1,0 +1,247 @@
+"""A Darknet network as a PyTorch module."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from fractions import Fraction
+
+import torch
+from torch import Tensor, nn
+
+from pydet import ops
+from pydet.letterbox import letterbox, unletterbox_boxes
+from pydet.models.darknet.base import MAX_OUTPUTS, MAX_WEIGHTS, Before, Layer, Shape
+from pydet.models.darknet.cfg import CfgError, Section
+from pydet.models.darknet.heads import Yolo
+from pydet.models.darknet.layers import Convolutional, Dropout, MaxPool, Reorg, Route, Shortcut, Upsample
+
+LAYERS: dict[str, type[Layer]] = {
+    "convolutional": Convolutional,
+    "dropout": Dropout,
+    "maxpool": MaxPool,
+    "reorg": Reorg,
+    "route": Route,
+    "shortcut": Shortcut,
+    "upsample": Upsample,
+    "yolo": Yolo,
+}
+BATCH_NORM_FORMULAS = ("cuda", "cpu")
+
+
+class Darknet(nn.Module):
+    """The network that the sections of a cfg describe.
+
+    Args:
+        sections: [net] first, then a section for every layer: from `read_cfg`, or a definition such as `yolov3()`.
+        image_size: (height, width) to work at instead of the cfg's.
+        class_names: One for each class; "class 0", ... if None.
+        batch_norm: "cuda" or "cpu", the formula of Darknet's build that trained the network (see `BatchNorm`).
+
+    Attributes:
+        sections: What it was built from, with `image_size` put in.
+        image_size: (height, width) in pixels that pictures are letterboxed to.
+        num_classes: 0 where no layer finds objects.
+        weights_header: (major, minor, revision, seen) of the `.weights` file, kept for writing.
+    """
+
+    def __init__(
+        self,
+        sections: Sequence[Section],
+        image_size: tuple[int, int] | None = None,
+        class_names: Sequence[str] | None = None,
+        batch_norm: str = "cuda",
+    ) -> None:
+        super().__init__()
+        if batch_norm not in BATCH_NORM_FORMULAS:
+            raise ValueError(f"Darknet: batch_norm must be one of {', '.join(BATCH_NORM_FORMULAS)}, got {batch_norm!r}")
+        self.sections = _own_sections(sections, image_size)
+        net = self.sections[0]
+        self.image_size = (net.integer("height", at_least=1), net.integer("width", at_least=1))
+        self.channels = net.integer("channels", 3, at_least=1)
+        self.weights_header = (0, 2, 0, 0)
+        self.layers = nn.ModuleList(_build_layers(self.sections, (self.channels, *self.image_size), batch_norm))
+        # Per layer, the outputs that no later layer needs: they are dropped at once, which halves the peak of memory.
+        self._unneeded = _last_uses([layer.sources for layer in self.layers])  # type: ignore[misc]
+        self._checked_sizes: set[tuple[int, int]] = set()
+        self._check_size(self.image_size)
+        self.num_classes = self._count_classes()
+        self.class_names = self._check_names(class_names)
+
+    @property
+    def heads(self) -> list[Yolo]:
+        """The layers that find objects."""
+        return [layer for layer in self.layers if isinstance(layer, Yolo)]
+
+    @property
+    def fused(self) -> bool:
+        """Whether a batch normalisation has been folded away; such a network can neither be trained nor saved."""
+        return any(isinstance(layer, Convolutional) and layer.folded for layer in self.layers)
+
+    def fuse(self) -> Darknet:
+        """Folds batch normalisation into the convolutions and lays their weights out for speed; returns self."""
+        for layer in self.layers:
+            if isinstance(layer, Convolutional):
+                layer.fold()
+        return self.to(memory_format=torch.channels_last)
+
+    def forward_features(self, x: Tensor) -> list[Tensor]:
+        """Raw maps [B, A * (5 + C), H, W] of the heads (of the last layer where there is none).
+
+        Args:
+            x: [B, 3, height, width] RGB in 0..1, of any size that the network can take; it is not letterboxed.
+        """
+        if x.dim() != 4 or x.shape[1] != self.channels:
+            raise ValueError(f"Darknet: x must be [B, {self.channels}, height, width], got {list(x.shape)}")
+        self._check_size((x.shape[2], x.shape[3]))
+        outputs = {-1: x.contiguous(memory_format=torch.channels_last)}
+        features = []
+        for index, layer in enumerate(self.layers):
+            outputs[index] = layer(*[outputs[source] for source in layer.sources])  # type: ignore[union-attr, index]
+            if isinstance(layer, Yolo):
+                features.append(outputs[index])
+            for source in self._unneeded[index]:
+                del outputs[source]
+        return features or [outputs[len(self.layers) - 1]]
+
+    def forward(
+        self, images: Sequence[Tensor], score_threshold: float = 0.25, iou_threshold: float = 0.45
+    ) -> list[dict[str, Tensor]]:
+        """Finds the objects in pictures of any sizes.
+
+        Args:
+            images: [3, height, width] each, RGB, floating point in 0..1 or uint8.
+            score_threshold: Objectness times class probability must be greater.
+            iou_threshold: A box falls when its IoU with a better one of its class is greater.
+
+        Returns:
+            For each picture, best score first: "boxes" [K, 4] xyxy in pixels of that picture, not clipped to it,
+            "labels" int64 [K] and "scores" [K].
+        """
+        if self.training:
+            raise RuntimeError("Darknet: only evaluation is implemented; call .eval() first")
+        if not self.num_classes:
+            raise RuntimeError(f"Darknet: no layer of {self.sections[0].place or 'the network'} finds objects")
+        if not images:
+            return []
+        parameter = next(self.parameters())
+        batch = torch.stack([letterbox(image.to(parameter.device), self.image_size) for image in images])
+        boxes, objectness, scores = self.decode(self.forward_features(batch.to(parameter.dtype)))
+        return [
+            self._select(*picture, (image.shape[1], image.shape[2]), score_threshold, iou_threshold)
+            for *picture, image in zip(boxes, objectness, scores, images, strict=True)
+        ]
+
+    def decode(self, features: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """All boxes of raw maps, in Darknet's order: head, cell, anchor.
+
+        Returns:
+            boxes [B, N, 4] xyxy in pixels of the network's input, objectness [B, N], scores [B, N, C].
+        """
+        decoded = [head.decode(raw, self.image_size) for head, raw in zip(self.heads, features, strict=True)]
+        boxes, objectness, scores = (torch.cat(parts, dim=1) for parts in zip(*decoded, strict=True))
+        return boxes, objectness, scores
+
+    def _select(
+        self,
+        boxes: Tensor,  # [N, 4] xyxy
+        objectness: Tensor,  # [N]
+        scores: Tensor,  # [N, C]
+        size: tuple[int, int],
+        score_threshold: float,
+        iou_threshold: float,
+    ) -> dict[str, Tensor]:
+        # No class can score above the threshold where the objectness does not: most boxes end here.
+        rows = torch.nonzero(objectness > score_threshold)[:, 0]
+        picks, labels = torch.nonzero(scores[rows] > score_threshold, as_tuple=True)
+        rows = rows[picks]
+        boxes, scores = boxes[rows], scores[rows, labels]
+        keep = ops.batched_nms(boxes, scores, labels, iou_threshold)
+        return {
+            "boxes": unletterbox_boxes(boxes[keep], size, self.image_size),
+            "labels": labels[keep],
+            "scores": scores[keep],
+        }
+
+    def _check_size(self, size: tuple[int, int]) -> None:
+        """Raises CfgError where the network cannot work on pictures of [height, width] pixels."""
+        if size in self._checked_sizes:
+            return
+        place = self.sections[0].place or "Darknet"
+        shapes: list[Shape] = []
+        strides: list[Fraction] = []
+        for layer in self.layers:
+            assert isinstance(layer, Layer)
+            before = strides[layer.sources[0]] if layer.sources[0] >= 0 else Fraction(1)
+            strides.append(before * layer.stride)
+            if isinstance(layer, Yolo) and any((n / strides[-1]).denominator != 1 for n in size):
+                raise CfgError(
+                    f"{place}: height and width must be multiples of {strides[-1]}, the stride of "
+                    f"layer {len(shapes)} [yolo], got {size[0]}x{size[1]}"
+                )
+        for layer in self.layers:
+            assert isinstance(layer, Layer)
+            inputs = [shapes[i] if i >= 0 else (self.channels, *size) for i in layer.sources]
+            shapes.append(layer.output_shape(*inputs))
+            _check_outputs(layer.section, shapes[-1])
+        self._checked_sizes.add(size)
+
+    def _count_classes(self) -> int:
+        counts = {head.num_classes for head in self.heads}
+        if len(counts) > 1:
+            last = self.heads[-1].section
+            raise last.error(f"all [yolo] layers must have the same number of classes, got {sorted(counts)}")
+        return counts.pop() if counts else 0
+
+    def _check_names(self, names: Sequence[str] | None) -> list[str]:
+        if names is None:
+            return [f"class {i}" for i in range(self.num_classes)]
+        if len(names) != self.num_classes:
+            raise ValueError(f"Darknet: class_names must hold {self.num_classes} names, one per class, got {len(names)}")
+        return list(names)
+
+
+def _own_sections(sections: Sequence[Section], image_size: tuple[int, int] | None) -> list[Section]:
+    """Copies that know their place."""
+    if not sections or sections[0].name != "net":
+        first = sections[0].error("the first section must be [net]") if sections else CfgError("Darknet: no sections")
+        raise first
+    if len(sections) == 1:
+        raise sections[0].error("there is no layer after [net]")
+    copies = [
+        Section(s.name, dict(s.options), s.place or f"layer {i} [{s.name}]") for i, s in enumerate(sections, start=-1)
+    ]
+    if image_size is not None:
+        copies[0].options |= {"height": str(image_size[0]), "width": str(image_size[1])}
+    return copies
+
+
+def _build_layers(sections: Sequence[Section], input_shape: Shape, batch_norm: str) -> list[Layer]:
+    before = Before(input_shape, batch_norm)
+    _check_outputs(sections[0], input_shape)
+    layers: list[Layer] = []
+    weights = 0
+    for section in sections[1:]:
+        if section.name not in LAYERS:
+            raise section.error(f"unknown layer; known ones are {', '.join(LAYERS)}")
+        layer = LAYERS[section.name](section, before)
+        weights += sum(tensor.numel() for tensor in layer.darknet_tensors().values())
+        if weights > MAX_WEIGHTS:
+            raise section.error(f"up to here the network has {weights:,} weights; the limit is {MAX_WEIGHTS:,}")
+        shape = layer.output_shape(*[before.shape(i) for i in layer.sources])
+        _check_outputs(section, shape)
+        layers.append(layer)
+        before.shapes.append(shape)
+        before.sections.append(section)
+    return layers
+
+
+def _check_outputs(section: Section, shape: Shape) -> None:
+    channels, height, width = shape
+    if channels * height * width > MAX_OUTPUTS:
+        raise section.error(f"a map of {channels}x{height}x{width} is too large; the limit is {MAX_OUTPUTS:,} numbers")
+
+
+def _last_uses(sources: Sequence[tuple[int, ...]]) -> list[list[int]]:
+    """For each layer, the outputs that it is the last one to use."""
+    last = {source: index for index, layer in enumerate(sources) for source in layer}
+    return [[source for source, user in last.items() if user == index] for index in range(len(sources))]

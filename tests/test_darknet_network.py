@@ -1,0 +1,195 @@
+"""Our networks against recordings of the real Darknet (its CPU build, so with its CPU batch normalisation)."""
+
+from __future__ import annotations
+
+import copy
+import importlib.util
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import shared_path
+from PIL import Image
+from torch import Tensor
+
+from pydet import ops
+from pydet.letterbox import letterbox, unletterbox_boxes
+from pydet.models.darknet import Darknet, load_weights, parse_cfg, read_cfg
+from pydet.models.darknet.heads import Yolo
+
+DATA = Path(__file__).parent / "data"
+CFG_FOLDER = Path("/usr/share/darknet/cfg")
+DOG = Path("/usr/share/darknet/data/dog.jpg")
+UNITS = ["conv", "pool", "route", "yolo"]
+
+Recording = dict[str, np.ndarray]
+
+
+def read_recording(path: Path) -> tuple[Recording, dict[str, Any]]:
+    with np.load(path, allow_pickle=False) as file:
+        recording = dict(file)
+    return recording, json.loads(str(recording["meta"]))
+
+
+def unit_network(name: str, folder: Path, **options: Any) -> tuple[Darknet, Recording, dict[str, Any]]:
+    recording, meta = read_recording(DATA / f"unit_{name}.npz")
+    (folder / "unit.weights").write_bytes(recording["weights"].tobytes())
+    network = Darknet(parse_cfg(str(recording["cfg"]), f"unit_{name}.cfg"), **options).eval()
+    load_weights(network, folder / "unit.weights")
+    return network, recording, meta
+
+
+@torch.no_grad()
+def all_outputs(network: Darknet, x: Tensor) -> list[Tensor]:
+    """The output of every layer, [yolo] layers activated as Darknet's are."""
+    outputs: list[Tensor] = []
+    hooks = [layer.register_forward_hook(lambda *call: outputs.append(call[2].clone())) for layer in network.layers]
+    network.forward_features(x)
+    for hook in hooks:
+        hook.remove()
+    return [
+        activated(output, layer) if isinstance(layer, Yolo) else output
+        for layer, output in zip(network.layers, outputs, strict=True)
+    ]
+
+
+def activated(raw: Tensor, layer: Yolo) -> Tensor:
+    cells = raw.unflatten(1, (-1, 5 + layer.num_classes)).clone()
+    for entry in [0, 1, *range(4, 5 + layer.num_classes)]:
+        cells[:, :, entry] = torch.sigmoid(cells[:, :, entry])
+    return cells.flatten(1, 2)
+
+
+def assert_same_detections(network: Darknet, features: list[Tensor], recording: Recording, name: str, meta: dict) -> None:
+    """Boxes, objectness and probabilities before NMS, and who survives either of Darknet's two kinds of NMS."""
+    threshold = float(np.float32(meta["thresh"]))
+    boxes, objectness, scores = (part[0] for part in network.decode(features))
+    rows = torch.nonzero(objectness > threshold)[:, 0]
+    boxes, objectness, scores = boxes[rows], objectness[rows], scores[rows]
+    pairs = torch.nonzero(scores > threshold)
+    values = scores[pairs[:, 0], pairs[:, 1]]
+
+    size = (meta["h"], meta["w"])
+    corners = unletterbox_boxes(boxes, size, network.image_size)
+    if meta["relative"]:
+        corners = corners / torch.tensor([size[1], size[0]] * 2)
+    centres = torch.cat([(corners[:, :2] + corners[:, 2:]) / 2, corners[:, 2:] - corners[:, :2]], dim=1)
+    close(objectness, recording[f"{name}_obj"], atol=2e-4)
+    np.testing.assert_array_equal(pairs, recording[f"{name}_pidx"])
+    close(values, recording[f"{name}_pval"], atol=2e-4)
+    close(centres, recording[f"{name}_box"], rtol=1e-4, atol=1e-4 if meta["relative"] else 1e-4 * max(size))
+
+    kept = ops.batched_nms(boxes[pairs[:, 0]], values, pairs[:, 1], meta["nms"])
+    assert {tuple(pair) for pair in pairs[kept].tolist()} == survivors(recording, f"{name}_nmssort")
+    kept_boxes = set(ops.nms(boxes, objectness, meta["nms"]).tolist())
+    agnostic = {(row, label) for row, label in pairs.tolist() if row in kept_boxes}
+    assert agnostic == survivors(recording, f"{name}_nmsobj")
+
+
+def survivors(recording: Recording, name: str) -> set[tuple[int, ...]]:
+    return {tuple(pair) for pair in recording[f"{name}_pidx"].tolist()}
+
+
+def close(actual: Tensor, expected: np.ndarray, **tolerance: float) -> None:
+    np.testing.assert_allclose(actual.numpy(), expected, **{"rtol": 0, **tolerance})
+
+
+@pytest.mark.parametrize("fused", [False, True], ids=["unfused", "fused"])
+@pytest.mark.parametrize("name", UNITS)
+def test_every_layer_of_the_unit_networks(name: str, fused: bool, tmp_path: Path) -> None:
+    network, recording, meta = unit_network(name, tmp_path, batch_norm="cpu")
+    if fused:
+        network.fuse()
+    outputs = all_outputs(network, torch.from_numpy(recording["input"])[None])
+    assert len(outputs) == len(meta["layers"])
+    for index, (output, (kind, *shape)) in enumerate(zip(outputs, meta["layers"], strict=True)):
+        assert (network.layers[index].section.name, list(output.shape[1:])) == (kind, shape)
+        close(output.flatten(), recording[f"o{index}"], atol=1e-4)
+
+
+def test_unit_yolo_detections(tmp_path: Path) -> None:
+    network, recording, meta = unit_network("yolo", tmp_path, batch_norm="cpu")
+    with torch.no_grad():
+        features = network.forward_features(torch.from_numpy(recording["input"])[None])
+    assert sorted(meta["sets"]) == ["A", "B", "C"]
+    for name, options in meta["sets"].items():
+        assert_same_detections(network, features, recording, name, options)
+
+
+def test_the_batch_norm_formulas_differ(tmp_path: Path) -> None:
+    """Small but visible: the recording cannot be matched with the wrong one, and both fold to themselves."""
+    recording, _ = read_recording(DATA / "unit_conv.npz")
+    x = torch.from_numpy(recording["input"])[None]
+    results = {}
+    for formula in ("cpu", "cuda"):
+        network, _, _ = unit_network("conv", tmp_path, batch_norm=formula)
+        results[formula] = all_outputs(network, x)[0]
+        torch.testing.assert_close(all_outputs(network.fuse(), x)[0], results[formula], rtol=0, atol=2e-6)
+    norm = unit_network("conv", tmp_path)[0].layers[0]
+    mean, var = norm.norm.running_mean[:, None, None], norm.norm.running_var[:, None, None]
+    gamma, beta = norm.norm.weight[:, None, None], norm.norm.bias[:, None, None]
+    with torch.no_grad():
+        raw = norm.conv(x)
+    for formula, deviation in {"cpu": var.sqrt() + 1e-6, "cuda": (var + 1e-5).sqrt()}.items():
+        expected = (raw - mean) / deviation * gamma + beta
+        expected = torch.where(expected > 0, expected, 0.1 * expected)
+        torch.testing.assert_close(results[formula], expected, rtol=0, atol=2e-6)
+    assert (results["cpu"] - results["cuda"]).abs().max() > 5e-6
+
+
+def darknet_weights(name: str, folder: Path) -> Path:
+    """The weights that the recordings were made with."""
+    if not CFG_FOLDER.is_dir():
+        pytest.skip("needs Debian's darknet package for its cfgs, which is not installed")
+    script = shared_path("conformance") / "darknet_weights.py"
+    spec = importlib.util.spec_from_file_location("darknet_weights", script)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    path = folder / f"{name}.weights"
+    module.write_weights(CFG_FOLDER / f"{name}.cfg", path, gains=module.load_gains(name))
+    return path
+
+
+@pytest.fixture(scope="module")
+def tiny_on_dog(tmp_path_factory: pytest.TempPathFactory) -> tuple[Darknet, Tensor, Recording, dict[str, Any]]:
+    recording, meta = read_recording(shared_path("conformance") / "golden" / "yolov3-tiny__dog.npz")
+    path = darknet_weights("yolov3-tiny", tmp_path_factory.mktemp("weights"))
+    network = Darknet(read_cfg(CFG_FOLDER / "yolov3-tiny.cfg"), batch_norm="cpu").eval()
+    load_weights(network, path)
+    pixels = torch.from_numpy(np.array(Image.open(DOG).convert("RGB"))).permute(2, 0, 1)
+    assert tuple(pixels.shape[1:]) == (meta["ih"], meta["iw"])
+    return network, letterbox(pixels, network.image_size), recording, meta
+
+
+def test_tiny_on_dog_input(tiny_on_dog: tuple) -> None:
+    _, x, recording, _ = tiny_on_dog
+    close(x.flatten()[torch.from_numpy(recording["input_idx"])], recording["input"], atol=1e-6)
+
+
+@pytest.mark.parametrize("fused", [False, True], ids=["unfused", "fused"])
+def test_tiny_on_dog_layers(tiny_on_dog: tuple, fused: bool) -> None:
+    network, x, recording, meta = tiny_on_dog
+    if fused:
+        network = copy.deepcopy(network).fuse()
+    outputs = all_outputs(network, x[None])
+    for index, (output, layer) in enumerate(zip(outputs, meta["layers"], strict=True)):
+        assert (network.layers[index].section.name, list(output.shape[1:])) == (layer["type"], layer["out"])
+        flat = output.flatten()
+        samples = np.linspace(0, layer["n"] - 1, 64).astype(int)
+        close(flat[torch.from_numpy(samples)], recording["layer_samples"][index], atol=1e-4)
+        stats = torch.stack([flat.mean(), flat.std(), flat.min(), flat.max()])
+        close(stats, recording["layer_stats"][index], atol=2e-4)
+    for index in (16, 23):
+        close(outputs[index].flatten(), recording[f"det{index}_out"], atol=2e-4, rtol=1e-4)
+        close(outputs[index - 1].flatten(), recording[f"det{index}_logits"], atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["A", "B"])
+def test_tiny_on_dog_detections(tiny_on_dog: tuple, name: str) -> None:
+    network, x, recording, meta = tiny_on_dog
+    with torch.no_grad():
+        features = network.forward_features(x[None])
+    assert_same_detections(network, features, recording, name, meta["sets"][name])
