@@ -182,6 +182,7 @@ class NinjaBuild(build_ext):
 
     def run(self) -> None:
         self.torch, self.cxx, self.ninja = checked_torch(), checked_compiler(), checked_ninja()
+        self.gencode = gencode_flags(nvcc) if (nvcc := find_nvcc()) else []
         folders = [Path(self.build_lib, "pydet")] + ([ROOT / "pydet"] if self.inplace else [])
         for folder in folders:
             (folder / "_C_cuda.so").unlink(missing_ok=True)  # an earlier build may have left one that this has not
@@ -217,7 +218,7 @@ class NinjaBuild(build_ext):
         if ext.name == "pydet._C_cuda" and (found := find_nvcc()):
             nvcc = [found, *(["-ccbin", shlex.split(self.cxx)[-1]] if os.environ.get("CXX") else [])]
             nvcc_flags = ["-std=c++17", "-DUSE_CUDA", "--fmad=false", "--expt-relaxed-constexpr", "--threads=0"]
-            nvcc_flags += [*common, *gencode_flags(found), "-Xptxas=-v", "-Xcompiler=-fPIC,-fvisibility=hidden"]
+            nvcc_flags += [*common, *self.gencode, "-Xptxas=-v", "-Xcompiler=-fPIC,-fvisibility=hidden"]
             linker = shell([*nvcc, "-cudart=static"])  # nvcc links: it knows where its cudart lies
             link = [flag.replace("-Wl,", "-Xlinker=") for flag in link]
         objects = [ninja_path(source.replace("/", "_") + ".o") for source in ext.sources]

@@ -2,10 +2,10 @@
 
     python .ci/check_abi.py [pydet/_C.so pydet/_C_cuda.so]
 
-Allowed are the system's own libraries (their symbols carry a version: GLIBC_..., GLIBCXX_..., CXXABI_..., GCC_...) and the
-C functions that torch's stable headers declare when they are compiled for TORCH_TARGET_VERSION as setup.py does: that
-list is taken from the preprocessor, so torch's own version guards decide. What only a CUDA build of torch has is allowed
-in _C_cuda.so alone. Nothing may be exported: the libraries register themselves with torch when they are loaded.
+Allowed are the system's own libraries (their symbols carry a version: GLIBC_..., GLIBCXX_..., CXXABI_..., GCC_...) and
+the C functions that torch's stable headers declare when they are compiled for TORCH_TARGET_VERSION as setup.py does:
+that list is taken from the preprocessor, so torch's own version guards decide. What only a CUDA build of torch has is
+allowed in _C_cuda.so alone. Nothing may be exported: the libraries register themselves with torch when they are loaded.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 STABLE_HEADERS = ("library", "ops", "tensor", "accelerator")
 SYSTEM_SYMBOL = re.compile(r"@+(GLIBC|GLIBCXX|CXXABI|GCC)_")
-TOOLCHAIN_HOOKS = {"_ITM_deregisterTMCloneTable", "_ITM_registerTMCloneTable", "__gmon_start__"}  # weak, never needed
+# Weak and put in by the toolchain itself: used where they are there.
+TOOLCHAIN_HOOKS = {"_ITM_deregisterTMCloneTable", "_ITM_registerTMCloneTable", "__gmon_start__", "__cxa_finalize"}
 LIBRARIES = re.compile(r"lib(torch|torch_cpu|stdc\+\+|gcc_s|c|m|dl|rt|pthread)\.so|ld-linux")
 
 

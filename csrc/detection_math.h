@@ -86,14 +86,10 @@ PYDET_HD float float_of_half(uint16_t half) {
   return float_of(sign | (magnitude >= 0x0f800000u ? special : finite));
 }
 
-PYDET_HD float float_of_bfloat16(uint16_t bfloat16) {
-  return float_of(static_cast<uint32_t>(bfloat16) << 16);
-}
+PYDET_HD float float_of_bfloat16(uint16_t bfloat16) { return float_of(static_cast<uint32_t>(bfloat16) << 16); }
 
 // 2^n for -126 <= n <= 128, the last one inf; any other n gives some float, never a trap.
-PYDET_HD float power_of_two(int32_t n) {
-  return float_of(static_cast<uint32_t>(n + 127) << 23);
-}
+PYDET_HD float power_of_two(int32_t n) { return float_of(static_cast<uint32_t>(n + 127) << 23); }
 
 // e^x = mantissa * 2^exponent for |x| <= 104, NaN in the mantissa. No branch and no table, so that a loop over it
 // vectorises, and no fused multiply-add, so that every instruction set and the GPU give the same bits.
@@ -133,21 +129,15 @@ PYDET_HD float exp_f32(float x) {
   return e.mantissa * power_of_two(half) * power_of_two(e.exponent - half);
 }
 
-PYDET_HD float exponential(float x) {
-  return exp_f32(x);
-}
-PYDET_HD double exponential(double x) {
-  return std::exp(x);
-}
+PYDET_HD float exponential(float x) { return exp_f32(x); }
+PYDET_HD double exponential(double x) { return std::exp(x); }
 
 // 1 + e^-x, the divisor of a sigmoid. Beyond the bounds it is 1, or inf (2^128) where the sigmoid would be subnormal.
 PYDET_HD float one_plus_exp_minus(float x) {
   const ScaledExp e = scaled_exp(bounded(-x, -87.0f, 89.0f));
   return 1.0f + e.mantissa * power_of_two(e.exponent);
 }
-PYDET_HD double one_plus_exp_minus(double x) {
-  return 1.0 + std::exp(-x);
-}
+PYDET_HD double one_plus_exp_minus(double x) { return 1.0 + std::exp(-x); }
 
 // Within 3 ulp; 0 where the result would be subnormal.
 template <typename T>

@@ -8,7 +8,7 @@
 namespace pydet {
 namespace {
 
-constexpr int64_t kYoloTile = 64;              // cells at a time: their scores of one anchor stay in the L1 cache
+constexpr int64_t kYoloTile = 64;  // cells at a time: their scores of one anchor stay in the L1 cache
 constexpr int64_t kValuesPerTask = 1 << 15;  // about 20 us of work
 
 PYDET_HD float widen(float x) { return x; }
@@ -67,7 +67,8 @@ YoloHead<T> head_of(const Tensor& inputs, const Tensor& anchors, const std::vect
 }
 
 template <typename T, typename In>
-void yolo_decode_fill(const Tensor& inputs, const YoloHead<T>& head, Tensor& boxes, Tensor& objectness, Tensor& scores) {
+void yolo_decode_fill(const Tensor& inputs, const YoloHead<T>& head, Tensor& boxes, Tensor& objectness,
+                      Tensor& scores) {
   const In* in = inputs.const_data_ptr<In>();
   T* box_data = boxes.mutable_data_ptr<T>();
   T* objectness_data = objectness.mutable_data_ptr<T>();
@@ -77,7 +78,8 @@ void yolo_decode_fill(const Tensor& inputs, const YoloHead<T>& head, Tensor& box
   const int64_t grain = kValuesPerTask / (std::min(kYoloTile, head.cells) * (5 + head.classes)) + 1;
   torch::stable::parallel_for(0, inputs.size(0) * tiles * head.anchors, grain, [&](int64_t begin, int64_t end) {
     for (int64_t task = begin; task < end; ++task) {  // anchors of a tile follow each other: their rows are interleaved
-      const int64_t anchor = task % head.anchors, tile = task / head.anchors % tiles, image = task / head.anchors / tiles;
+      const int64_t anchor = task % head.anchors, tile = task / head.anchors % tiles,
+                    image = task / head.anchors / tiles;
       const int64_t first = tile * kYoloTile, count = std::min(kYoloTile, head.cells - first);
       const int64_t row = (image * head.cells + first) * head.anchors;
       PYDET_CPU_CALL(yolo_decode_tile, head, anchor, first, count, in + image * image_stride, box_data + row * 4,
@@ -86,7 +88,7 @@ void yolo_decode_fill(const Tensor& inputs, const YoloHead<T>& head, Tensor& box
   });
 }
 
-std::tuple<Tensor, Tensor, Tensor> yolo_decode_cpu(const Tensor& inputs,   // [B, A * (5 + C), H, W]
+std::tuple<Tensor, Tensor, Tensor> yolo_decode_cpu(const Tensor& inputs,  // [B, A * (5 + C), H, W]
                                                    const Tensor& anchors,  // [A, 2]
                                                    std::vector<int64_t> image_size) {
   check_yolo_decode(inputs, anchors, image_size);

@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import io
 import os
+import re
 import sys
 import warnings
 from collections.abc import Sequence
@@ -166,8 +167,11 @@ def _load(options: argparse.Namespace) -> Detector:
 
     import pydet
 
-    if options.device.startswith("cuda") and not torch.cuda.is_available():
-        raise ValueError(f"--device {options.device}: torch {torch.__version__} sees no CUDA device here")
+    number = int(options.device.partition(":")[2] or 0)
+    if options.device != "cpu" and number >= torch.cuda.device_count():
+        raise ValueError(
+            f"--device {options.device}: torch {torch.__version__} sees {torch.cuda.device_count()} CUDA devices"
+        )
     return pydet.load(
         options.model,
         weights=options.weights,
@@ -222,7 +226,7 @@ def _add_model_options(parser: argparse.ArgumentParser, threshold: float) -> Non
     model.add_argument("--cfg", type=Path, metavar="FILE", help="Darknet .cfg of your own model, instead of --model")
     model.add_argument("--names", type=Path, metavar="FILE", help="class names of your own model, one a line")
     model.add_argument("--size", type=_size, metavar="N|HxW", help="network input in pixels, multiples of 32")
-    model.add_argument("--device", default="cpu", help="cpu (default), cuda or cuda:N")
+    model.add_argument("--device", type=_device, default="cpu", metavar="NAME", help="cpu (default), cuda or cuda:N")
     model.add_argument("--batch-size", type=_positive, default=8, metavar="N", help="pictures at once (default: 8)")
     shown = f"keep objects with a score above this, 0..1 (default: {threshold})"
     model.add_argument("--threshold", type=_fraction, default=threshold, metavar="X", help=shown)
@@ -242,6 +246,12 @@ def _positive(text: str) -> int:
         if int(text) > 0:
             return int(text)
     raise argparse.ArgumentTypeError(f"must be a whole number above 0, got {text!r}")
+
+
+def _device(text: str) -> str:
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", text):
+        raise argparse.ArgumentTypeError(f"must be cpu, cuda or cuda:N, got {text!r}")
+    return text
 
 
 def _size(text: str) -> tuple[int, int]:

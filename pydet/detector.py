@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple, TypeAlias, TypeVar, overload
 
@@ -29,7 +29,7 @@ class Detection(NamedTuple):
     label: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Detections:
     """The objects found in one picture, best score first. Iterating gives a `Detection` each.
 
@@ -40,6 +40,7 @@ class Detections:
         class_names: The names of all classes that the model knows.
         image_size: (height, width) of the upright picture in pixels.
         path: The file it came from; None for a picture that came from memory.
+        source: What was given to `detect`, for `draw`.
     """
 
     boxes: Tensor
@@ -48,7 +49,7 @@ class Detections:
     class_names: tuple[str, ...]
     image_size: tuple[int, int]
     path: str | None = None
-    source: ImageSource | None = field(default=None, repr=False)
+    source: ImageSource | None = None
 
     @property
     def names(self) -> list[str]:
@@ -63,7 +64,7 @@ class Detections:
         for name, score, (x1, y1, x2, y2), label in rows:
             yield Detection(name, score, (x1, y1, x2, y2), label)
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         return self.table()
 
     def table(self) -> str:

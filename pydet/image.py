@@ -11,7 +11,7 @@ from typing import IO, TypeAlias
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 ImageSource: TypeAlias = "str | os.PathLike[str] | bytes | Image.Image | NDArray[np.generic] | Tensor"
@@ -100,7 +100,8 @@ def _decoded(image: Image.Image, name: str) -> Tensor:
         reason = "truncated image" if "truncated" in str(error).lower() else "damaged image"
         raise ImageError(f"{name}: {reason} ({error})") from error
     with contextlib.suppress(Exception):  # unreadable EXIF data: the picture itself is fine
-        image = ImageOps.exif_transpose(image)
+        if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
+            image = ImageOps.exif_transpose(image)
     return _from_array(_pixels(image, name), name, "a picture of at least one pixel")
 
 
@@ -115,8 +116,9 @@ def _pixels(image: Image.Image, name: str) -> NDArray[np.generic]:
         return wide.astype(np.uint16)
     if image.mode == "F":
         return np.asarray(image)
+    mode = "RGBA" if image.has_transparency_data else "RGB"
     try:
-        return np.asarray(image.convert("RGBA" if image.has_transparency_data else "RGB"))
+        return np.asarray(image if image.mode == mode else image.convert(mode))
     except ValueError:
         raise ImageError(f"{name}: colour mode {image.mode} cannot be turned into RGB") from None
 

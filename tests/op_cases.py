@@ -25,7 +25,7 @@ def random_boxes(n: int, generator: torch.Generator, size: float = 640.0, larges
 
 
 def yolo_head(n: int, generator: torch.Generator) -> tuple[Tensor, Tensor, tuple[int, int]]:
-    """Two images' raw head of 3 anchors on an n x (n + 1) map, of a network with 32 x 16 pixels a cell; 3 + n classes."""
+    """Raw head of two images: 3 anchors, 3 + n classes, n x (n + 1) cells of 16 x 32 pixels."""
     inputs = torch.randn(2, 3 * (5 + 3 + n), n, n + 1, generator=generator)
     anchors = torch.rand(3, 2, generator=generator) * 40 + 10
     return inputs, anchors, (max(16 * n, 1), 32 * (n + 1))

@@ -178,7 +178,7 @@ def test_tiny_on_dog_layers(tiny_on_dog: tuple, fused: bool) -> None:
     for index, (output, layer) in enumerate(zip(outputs, meta["layers"], strict=True)):
         assert (network.layers[index].section.name, list(output.shape[1:])) == (layer["type"], layer["out"])
         flat = output.flatten()
-        samples = np.linspace(0, layer["n"] - 1, 64).astype(int)
+        samples = np.arange(64) * (layer["n"] // 64)
         close(flat[torch.from_numpy(samples)], recording["layer_samples"][index], atol=1e-4)
         stats = torch.stack([flat.mean(), flat.std(), flat.min(), flat.max()])
         close(stats, recording["layer_stats"][index], atol=2e-4)

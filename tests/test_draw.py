@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -106,6 +108,6 @@ def test_every_label_can_be_read() -> None:
 def test_neighbouring_classes_differ_and_colours_are_stable() -> None:
     colours = [class_colour(label) for label in range(80)]
     assert len(set(colours)) == 80
-    for first, second in zip(colours, colours[1:], strict=False):
+    for first, second in pairwise(colours):
         assert sum(abs(a - b) for a, b in zip(first, second, strict=True)) > 150
     assert colours == [class_colour(label) for label in range(80)]

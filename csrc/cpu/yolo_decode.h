@@ -74,7 +74,8 @@ void yolo_decode_tile(const YoloHead<T>& head, int64_t anchor, int64_t first, in
     row[t] = static_cast<T>(y);
     if (++x == head.width) x = 0, ++y;
   }
-  const YoloAxis<T> horizontal{head.stride_x, head.sizes[2 * anchor]}, vertical{head.stride_y, head.sizes[2 * anchor + 1]};
+  const YoloAxis<T> horizontal{head.stride_x, head.sizes[2 * anchor]},
+      vertical{head.stride_y, head.sizes[2 * anchor + 1]};
   for (int64_t t = 0; t < count; ++t) {
     const Box<T> b = yolo_box(raw[0][t], raw[1][t], raw[2][t], raw[3][t], column[t], row[t], horizontal, vertical);
     corners[0][t] = b.x1;

@@ -54,7 +54,7 @@ def _backward(ctx, *grads: Tensor):  # type: ignore[no-untyped-def]
         decoded = reference.yolo_decode(*leaves, ctx.image_size)
     wanted = [t for t in leaves if t.requires_grad]
     found = iter(torch.autograd.grad(decoded, wanted, grads, allow_unused=True))
-    return tuple(next(found) if n else None for n in needed) + (None,)
+    return *(next(found) if n else None for n in needed), None
 
 
 torch.library.register_autograd("pydet::yolo_decode", _backward, setup_context=_setup_context)

@@ -83,8 +83,9 @@ class Layer(nn.Module):
         return ", ".join(f"{key}={value}" for key, value in self.section.options.items())
 
 
-def activation_of(section: Section, default: str) -> Callable[[Tensor], Tensor]:
+def activation_of(section: Section, default: str) -> tuple[str, Callable[[Tensor], Tensor]]:
+    """The name and the function."""
     name = section.text("activation", default)
     if name not in ACTIVATIONS:
         raise section.error(f"activation must be one of {', '.join(ACTIVATIONS)}, got {name[:40]!r}")
-    return ACTIVATIONS[name]
+    return name, ACTIVATIONS[name]

@@ -176,7 +176,7 @@ class Darknet(nn.Module):
             if isinstance(layer, Yolo) and any((n / strides[-1]).denominator != 1 for n in size):
                 raise CfgError(
                     f"{place}: height and width must be multiples of {strides[-1]}, the stride of "
-                    f"layer {len(shapes)} [yolo], got {size[0]}x{size[1]}"
+                    f"layer {len(strides) - 1} [yolo], got {size[0]}x{size[1]}"
                 )
         for layer in self.layers:
             assert isinstance(layer, Layer)

@@ -1,0 +1,72 @@
+# Everything stays inside this folder: the virtual environment is .venv. PYTHON, TORCH, CXX, FORCE_CUDA and
+# TORCH_CUDA_ARCH_LIST may be set: make test PYTHON=python3.12 FORCE_CUDA=0
+PYTHON ?= python3
+# The one place where torch is pinned. pydet itself runs under every torch >= 2.10.
+TORCH ?= torch==2.13.0
+
+BIN := .venv/bin
+SOURCES := setup.py pyproject.toml $(wildcard csrc csrc/* csrc/*/*)
+CXX_FILES = $(shell find csrc tests -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
+
+.PHONY: help demo test bench lint format wheel clean
+
+help:
+	@echo "make demo    find the objects in pydet/assets/dog.jpg and draw them"
+	@echo "make test    run the tests"
+	@echo "make bench   time the operators"
+	@echo "make lint    check style and types;  make format  put the style right"
+	@echo "make wheel   build the wheel and the source archive into dist/"
+	@echo "make clean   remove all that these commands made"
+
+demo: .venv/pydet
+	@$(BIN)/pydet detect pydet/assets/dog.jpg --out detections
+	@echo "The picture with the boxes is $(CURDIR)/detections/dog.jpg"
+
+test: .venv/test
+	$(BIN)/python -m pytest
+
+bench: .venv/test
+	$(BIN)/python -m pytest benchmarks --benchmark-only
+
+lint: .venv/lint
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/clang-format --dry-run -Werror $(CXX_FILES)
+
+format: .venv/lint
+	$(BIN)/ruff check --fix-only .
+	$(BIN)/ruff format .
+	$(BIN)/clang-format -i $(CXX_FILES)
+
+wheel: .venv/pydet
+	rm -rf build/lib* build/bdist*
+	$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
+	$(BIN)/python setup.py --quiet sdist
+
+clean:
+	rm -rf .venv build dist detections *.egg-info pydet/*.so pydet/_build.txt .benchmarks .hypothesis
+	rm -rf .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# Stamps: each is made anew when what it names on the right is newer.
+.venv/torch:
+	@$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 10))" || \
+	  { echo "make: Python 3.10 or newer is needed, and $(PYTHON) is not; name one: make PYTHON=python3.12"; exit 1; }
+	@$(PYTHON) -m venv .venv || { rm -rf .venv; \
+	  echo "make: $(PYTHON) cannot create .venv; on Debian and Ubuntu: apt-get install python3-venv"; exit 1; }
+	@echo "Installing $(TORCH) into .venv: once, and a large download unless pip has it already"
+	$(BIN)/python -m pip install --quiet $(TORCH) "setuptools>=77" ninja
+	@touch $@
+
+.venv/pydet: .venv/torch $(SOURCES)
+	@command -v $${CXX:-c++} > /dev/null || \
+	  { echo "make: there is no C++ compiler; on Debian and Ubuntu: apt-get install g++"; exit 1; }
+	@echo "Building pydet: a minute, or more where there is nvcc"
+	$(BIN)/python -m pip install --quiet --no-build-isolation --editable .
+	@sed 's/^/  /' pydet/_build.txt
+	@touch $@
+
+.venv/test .venv/lint: .venv/%: pyproject.toml | .venv/pydet
+	$(BIN)/python -m pip install --quiet --no-build-isolation --editable ".[$*]"
+	@touch $@

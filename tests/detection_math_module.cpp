@@ -1,0 +1,66 @@
+// csrc/detection_math.h for numpy: each function takes arrays and broadcasts. No torch.
+#include "detection_math.h"
+
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+
+namespace py = pybind11;
+using namespace pydet;
+
+namespace {
+
+template <typename T>
+T component(Box<T> b, int i) {
+  return i == 0 ? b.x1 : i == 1 ? b.y1 : i == 2 ? b.x2 : b.y2;
+}
+
+template <typename T>
+T iou_of(T ax1, T ay1, T ax2, T ay2, T bx1, T by1, T bx2, T by2) {
+  const Box<T> a{ax1, ay1, ax2, ay2}, b{bx1, by1, bx2, by2};
+  return iou(a, area(a), b, area(b));
+}
+
+template <typename T>
+T intersection_of(T ax1, T ay1, T ax2, T ay2, T bx1, T by1, T bx2, T by2) {
+  return intersection(Box<T>{ax1, ay1, ax2, ay2}, Box<T>{bx1, by1, bx2, by2});
+}
+
+template <typename T>
+T area_of(T x1, T y1, T x2, T y2) {
+  return area(Box<T>{x1, y1, x2, y2});
+}
+
+template <typename T>
+T corner_of(T a, T b, T c, T d, int format, int i) {
+  return component(to_xyxy(a, b, c, d, static_cast<BoxFormat>(format)), i);
+}
+
+template <typename T>
+T yolo_corner(T tx, T ty, T tw, T th, T column, T row, T stride_x, T stride_y, T width, T height, int i) {
+  return component(yolo_box(tx, ty, tw, th, column, row, YoloAxis<T>{stride_x, width}, YoloAxis<T>{stride_y, height}),
+                   i);
+}
+
+// A submodule a type, so that numpy's conversion to the other type can't hide a difference.
+template <typename T>
+void define(py::module_ m) {
+  m.def("maximum", py::vectorize(maximum<T>));
+  m.def("minimum", py::vectorize(minimum<T>));
+  m.def("iou", py::vectorize(iou_of<T>));
+  m.def("intersection", py::vectorize(intersection_of<T>));
+  m.def("area", py::vectorize(area_of<T>));
+  m.def("to_xyxy", py::vectorize(corner_of<T>));
+  m.def("exponential", py::vectorize([](T x) { return exponential(x); }));
+  m.def("sigmoid", py::vectorize(sigmoid<T>));
+  m.def("scaled_sigmoid", py::vectorize(scaled_sigmoid<T>));
+  m.def("yolo_box", py::vectorize(yolo_corner<T>));
+}
+
+}  // namespace
+
+PYBIND11_MODULE(detection_math_module, m) {
+  define<float>(m.def_submodule("f32"));
+  define<double>(m.def_submodule("f64"));
+  m.def("float_of_half", py::vectorize(float_of_half));
+  m.def("float_of_bfloat16", py::vectorize(float_of_bfloat16));
+}
