@@ -7,7 +7,12 @@
 #include <torch/headeronly/core/Dispatch.h>
 #include <torch/headeronly/core/ScalarType.h>
 
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
 #include <algorithm>
+#include <cstdint>
 #include <sstream>
 #include <stdexcept>
 #include <string>
@@ -37,6 +42,17 @@ inline Tensor as_contiguous(const Tensor& t, ScalarType type) {
   return converted.is_contiguous() ? converted : torch::stable::contiguous(converted);
 }
 
+// Large new memory is mapped page by page while it is first written, which takes longer than the writing itself; in huge
+// pages it does not. A hint: where it is not followed nothing changes.
+inline void prefer_huge_pages(void* data, int64_t bytes) {
+#if defined(__linux__)
+  constexpr uintptr_t kHugePage = uintptr_t{1} << 21;
+  const uintptr_t begin = (reinterpret_cast<uintptr_t>(data) + kHugePage - 1) & ~(kHugePage - 1);
+  const uintptr_t end = (reinterpret_cast<uintptr_t>(data) + static_cast<uintptr_t>(bytes)) & ~(kHugePage - 1);
+  if (begin < end) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);
+#endif
+}
+
 // Uninitialised, on the device of `like`; the C call itself, since torch::stable::new_empty takes a microsecond.
 inline Tensor new_dense(const Tensor& like, const std::vector<int64_t>& shape, ScalarType type) {
   std::vector<int64_t> strides(shape.size(), 1);
@@ -47,7 +63,9 @@ inline Tensor new_dense(const Tensor& like, const std::vector<int64_t>& shape, S
   STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(
       static_cast<int64_t>(shape.size()), shape.data(), strides.data(),
       torch::stable::detail::to<int32_t>(torch::stable::detail::from(type)), device_type, like.get_device_index(), &handle));
-  return Tensor(handle);
+  Tensor out(handle);
+  if (out.is_cpu()) prefer_huge_pages(out.data_ptr(), out.numel() * static_cast<int64_t>(out.element_size()));
+  return out;
 }
 
 template <typename... Parts>

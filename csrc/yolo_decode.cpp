@@ -95,9 +95,9 @@ std::tuple<Tensor, Tensor, Tensor> yolo_decode_cpu(const Tensor& inputs,  // [B,
   const Tensor maps = readable(inputs);
   const int64_t batch = maps.size(0), rows = maps.size(2) * maps.size(3) * anchors.size(0);
   const ScalarType dtype = maps.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
-  Tensor boxes = torch::stable::new_empty(maps, {batch, rows, 4}, dtype);
-  Tensor objectness = torch::stable::new_empty(maps, {batch, rows}, dtype);
-  Tensor scores = torch::stable::new_empty(maps, {batch, rows, maps.size(1) / anchors.size(0) - 5}, dtype);
+  Tensor boxes = new_dense(maps, {batch, rows, 4}, dtype);
+  Tensor objectness = new_dense(maps, {batch, rows}, dtype);
+  Tensor scores = new_dense(maps, {batch, rows, maps.size(1) / anchors.size(0) - 5}, dtype);
   PYDET_DISPATCH_FLOATING(maps.scalar_type(), "yolo_decode", [&] {
     using compute_t = decltype(widen(scalar_t()));
     const YoloHead<compute_t> head = head_of<compute_t>(maps, anchors, image_size);
