@@ -63,7 +63,9 @@ def activated(raw: Tensor, layer: Yolo) -> Tensor:
     return cells.flatten(1, 2)
 
 
-def assert_same_detections(network: Darknet, features: list[Tensor], recording: Recording, name: str, meta: dict) -> None:
+def assert_same_detections(
+    network: Darknet, features: list[Tensor], recording: Recording, name: str, meta: dict[str, Any]
+) -> None:
     """Boxes, objectness and probabilities before NMS, and who survives either of Darknet's two kinds of NMS."""
     threshold = float(np.float32(meta["thresh"]))
     boxes, objectness, scores = (part[0] for part in network.decode(features))
@@ -178,7 +180,7 @@ def test_tiny_on_dog_layers(tiny_on_dog: tuple, fused: bool) -> None:
     for index, (output, layer) in enumerate(zip(outputs, meta["layers"], strict=True)):
         assert (network.layers[index].section.name, list(output.shape[1:])) == (layer["type"], layer["out"])
         flat = output.flatten()
-        samples = np.arange(64) * (layer["n"] // 64)
+        samples = np.arange(64) * 2654435761 % layer["n"]  # as the recorder chose them
         close(flat[torch.from_numpy(samples)], recording["layer_samples"][index], atol=1e-4)
         stats = torch.stack([flat.mean(), flat.std(), flat.min(), flat.max()])
         close(stats, recording["layer_stats"][index], atol=2e-4)

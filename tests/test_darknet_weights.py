@@ -82,8 +82,8 @@ def test_headers_and_bytes_survive(header: bytes, expected: tuple[int, ...], tmp
         (0, r"too short: layer 0 \[convolutional\] needs 62 numbers, 0 are left"),
         (61, r"too short: layer 0 \[convolutional\] needs 62 numbers, 61 are left"),
         (62, r"too short: layer 2 \[convolutional\] needs 24 numbers, 0 are left"),
-        (TOTAL - 1, r"too short: layer 2 \[convolutional\] needs 24 numbers, 23 are left. The network takes 86 numbers"),
-        (TOTAL + 1, r"too long: 1 numbers are left after layer 2 \[convolutional\]. The network takes 86 numbers \(364 b"),
+        (TOTAL - 1, r"too short: layer 2 \[convolutional\] needs 24 numbers, 23 are left. The network takes 86"),
+        (TOTAL + 1, r"too long: 1 numbers are left after layer 2 \[convolutional\]. .*takes 86 numbers \(364 b"),
         (10 * TOTAL, "too long: 774 numbers are left"),
     ],
 )
@@ -187,7 +187,8 @@ def test_checkpoints_describe_themselves(tmp_path: Path) -> None:
     network.weights_header = (0, 2, 0, 99)
     checkpoint.save_checkpoint(network, tmp_path / "a.safetensors")
     loaded = models.load(weights=tmp_path / "a.safetensors", fuse=False)
-    assert (loaded.class_names, loaded.image_size, loaded.weights_header) == (["cat", "dög", "cow"], (16, 24), (0, 2, 0, 99))
+    assert (loaded.class_names, loaded.image_size) == (["cat", "dög", "cow"], (16, 24))
+    assert loaded.weights_header == (0, 2, 0, 99)
     assert loaded.sections == network.sections
     for name, tensor in network.state_dict().items():
         assert torch.equal(loaded.state_dict()[name], tensor)
@@ -200,7 +201,10 @@ def test_checkpoint_for_another_cfg(tmp_path: Path) -> None:
     (tmp_path / "b.cfg").write_text(CFG.replace("mask=1", "mask=0"))
     assert models.load(weights=tmp_path / "a.safetensors", cfg=tmp_path / "b.cfg").heads[0].mask == [0]
     for change, message in {
-        ("filters=2", "filters=4"): r"a\.safetensors: layers\.0\.conv\.weight has shape \[2, 3, 3, 3\], the cfg needs \[4, 3,",
+        (
+            "filters=2",
+            "filters=4",
+        ): r"a\.safetensors: layers\.0\..*weight has shape \[2, 3, 3, 3\], the cfg needs \[4, 3,",
         ("batch_normalize=1", "batch_normalize=0"): r"layers\.0\.conv\.bias is missing",
         ("[maxpool]\nsize=2\nstride=2\n", ""): r"layers\.1\.conv\.weight is missing",
     }.items():
@@ -238,7 +242,9 @@ def test_half_precision_that_would_overflow(tmp_path: Path) -> None:
 def test_load_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"unknown model 'yolov9'; known ones are yolov3, yolov3-spp, yolov3-tiny"):
         models.load("yolov9")
-    with pytest.raises(ValueError, match=r"yolov3\.weights \(248,007,048 bytes\) at https://pjreddie.*weights='yolov3\.w"):
+    with pytest.raises(
+        ValueError, match=r"yolov3\.weights \(248,007,048 bytes\) at https://pjreddie.*weights='yolov3\.w"
+    ):
         models.load("yolov3")
     with pytest.raises(ValueError, match=r"cfg='a\.cfg' needs weights="):
         models.load(cfg="a.cfg")
@@ -247,7 +253,7 @@ def test_load_says_what_to_do(tmp_path: Path) -> None:
     for name in ("none.weights", "none.safetensors"):
         with pytest.raises(FileNotFoundError, match=name):
             models.load(weights=tmp_path / name)
-    with pytest.raises(ValueError, match="class_names must hold 80 names, one per class, got 1"):
+    with pytest.raises(ValueError, match="class_names must be 80 names, one per class, got 1"):
         models.load(class_names=["one"])
     with pytest.raises(WeightsError, match=r"layer 15 \[convolutional\] needs|too long"):
         models.load(weights=official(), class_names=["one"])

@@ -70,7 +70,8 @@ def load(
         weights: A Darknet `.weights` file or a `.safetensors` checkpoint; None for those that come with pydet.
         cfg: A Darknet cfg: other classes, anchors, masks, sizes.
         image_size: The side of a square, or (height, width), that pictures are letterboxed to.
-        class_names: The names, or a file with one on each line. None: the checkpoint's, COCO's for 80 classes, or numbers.
+        class_names: The names, or a file with one on each line. None: the checkpoint's, or COCO's for 80 classes, or
+            numbers.
         batch_norm: "cuda", or "cpu" for a network that was trained with Darknet's CPU build.
         fuse: Fold batch normalisation for speed; such a network can neither be trained nor saved.
     """
@@ -138,4 +139,4 @@ def _read_names(names: Sequence[str] | str | os.PathLike[str] | None) -> list[st
 def _check_complete(network: Darknet, weights: str | os.PathLike[str]) -> None:
     for name, tensor in network.state_dict().items():
         if tensor.is_meta:
-            raise WeightsError(f"{os.fspath(weights)}: {name} is not in it, because its layer has dontload=1 in the cfg")
+            raise WeightsError(f"{os.fspath(weights)}: {name} is not in it: its layer has dontload=1 in the cfg")

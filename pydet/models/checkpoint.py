@@ -15,7 +15,7 @@ from torch import Tensor
 
 from pydet.models.darknet.cfg import Section, format_cfg, parse_cfg
 from pydet.models.darknet.network import Darknet
-from pydet.models.darknet.weights import WeightsError
+from pydet.models.darknet.weights import FUSED, WeightsError
 
 # One entry that holds all of it as JSON: safetensors writes several in random order, and a file made twice from the
 # same network is to have the same bytes.
@@ -37,7 +37,7 @@ def save_checkpoint(
         sources: What it was made from, such as {"yolov3-tiny.weights": "sha256:..."}, for the record.
     """
     if network.fused:
-        raise WeightsError(f"{path}: batch normalisation has been folded away; save before fuse(), or load with fuse=False")
+        raise WeightsError(f"{path}: {FUSED}")
     if dtype not in (torch.float16, torch.float32):
         raise ValueError(f"save_checkpoint: dtype must be torch.float16 or torch.float32, got {dtype}")
     tensors = {}
@@ -110,4 +110,5 @@ def _check(path: str | os.PathLike[str], tensors: Mapping[str, Tensor], wanted: 
         if name not in wanted:
             raise WeightsError(f"{path}: {name} does not belong to the network of the cfg")
         if tensor.shape != wanted[name].shape:
-            raise WeightsError(f"{path}: {name} has shape {list(tensor.shape)}, the cfg needs {list(wanted[name].shape)}")
+            needed = list(wanted[name].shape)
+            raise WeightsError(f"{path}: {name} has shape {list(tensor.shape)}, the cfg needs {needed}")

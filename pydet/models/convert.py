@@ -20,8 +20,8 @@ def convert(cfg: str, weights: str, output: str, names: str | None = None, half:
         names: File with a class name on each line.
         half: Convolutions in float16.
     """
-    options = {"model": cfg} if cfg in MODELS else {"cfg": cfg}
-    network = load(**options, weights=weights, class_names=names, fuse=False)
+    model, own_cfg = (cfg, None) if cfg in MODELS else ("", cfg)
+    network = load(model, weights, own_cfg, class_names=names, fuse=False)
     files = [Path(weights)] + ([] if cfg in MODELS else [Path(cfg)])
     sources = {file.name: "sha256:" + hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
     save_checkpoint(network, output, torch.float16 if half else torch.float32, sources)

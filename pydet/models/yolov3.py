@@ -116,7 +116,8 @@ def convolution(
     filters: int, size: int, stride: int = 1, activation: str = "leaky", batch_normalize: bool = True
 ) -> Section:
     normalize = {"batch_normalize": 1} if batch_normalize else {}
-    return _section("convolutional", **normalize, filters=filters, size=size, stride=stride, pad=1, activation=activation)
+    shape = {"filters": filters, "size": size, "stride": stride, "pad": 1}
+    return _section("convolutional", **normalize, **shape, activation=activation)
 
 
 def maxpool(size: int, stride: int = 1) -> Section:

@@ -34,7 +34,8 @@ class Before:
     """What a section may look at while its layer is built: the network up to there."""
 
     input_shape: Shape
-    batch_norm: str  # "cuda" or "cpu"
+    batch_norm: str = "cuda"
+    strides: list[Fraction] = field(default_factory=list)
     shapes: list[Shape] = field(default_factory=list)
     sections: list[Section] = field(default_factory=list)
 
@@ -52,7 +53,7 @@ class Before:
         index = value if value >= 0 else self.index + value
         if not 0 <= index < self.index:
             what = "itself" if index == self.index else f"layer {index}"
-            raise section.error(f"{key}={value} refers to {what}, but only layers before layer {self.index} can be used")
+            raise section.error(f"{key}={value} refers to {what}, only layers before layer {self.index} can be used")
         return index
 
 

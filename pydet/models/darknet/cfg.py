@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from os import PathLike
 from pathlib import Path
 
 ALIASES = {
@@ -88,7 +89,8 @@ def parse_cfg(text: str, source: str = "cfg") -> list[Section]:
         if line[0] == "[":
             name, bracket, _ = line[1:].partition("]")
             if not bracket or not name:
-                raise CfgError(f"{source}, line {number}: a section must look like [name], got {original.strip()[:40]!r}")
+                got = original.strip()[:40]
+                raise CfgError(f"{source}, line {number}: a section must look like [name], got {got!r}")
             name = ALIASES.get(name, name)
             layer = f"layer {len(sections) - 1} " if sections else ""
             sections.append(Section(name, place=f"{source}, line {number}, {layer}[{name}]"))
@@ -104,7 +106,7 @@ def parse_cfg(text: str, source: str = "cfg") -> list[Section]:
     return sections
 
 
-def read_cfg(path: str | Path) -> list[Section]:
+def read_cfg(path: str | PathLike[str]) -> list[Section]:
     """`parse_cfg` of a file."""
     path = Path(path)
     if path.stat().st_size > MAX_CFG_BYTES:

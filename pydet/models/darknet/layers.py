@@ -66,7 +66,8 @@ class Convolutional(Layer):
             raise section.error(f"groups={groups} must divide its {channels} input channels and {filters} filters")
         count = filters * (channels // groups) * size * size
         if count > MAX_WEIGHTS:
-            raise section.error(f"{filters} filters of {size}x{size}x{channels // groups} are {count:,} weights; the limit is {MAX_WEIGHTS:,}")
+            shape = f"{size}x{size}x{channels // groups}"
+            raise section.error(f"{filters} filters of {shape} are {count:,} weights; the limit is {MAX_WEIGHTS:,}")
         self.stride = Fraction(stride)
         self.activation, self.activate = activation_of(section, "logistic")
         self.dontload = bool(section.integer("dontload", 0))
@@ -128,7 +129,8 @@ class MaxPool(Layer):
             raise self.section.error(f"{height}x{width} padded by {self.padding} is too large")
         out_height, out_width = ((n + self.padding - self.size) // self.step + 1 for n in (height, width))
         if min(out_height, out_width) < 1:
-            raise self.section.error(f"a window of {self.size} does not fit into {height}x{width} padded by {self.padding}")
+            padded = f"{height}x{width} padded by {self.padding}"
+            raise self.section.error(f"a window of {self.size} does not fit into {padded}")
         return channels, out_height, out_width
 
     def forward(self, x: Tensor) -> Tensor:
@@ -139,7 +141,8 @@ class MaxPool(Layer):
         _, height, width = self.output_shape((x.shape[1], x.shape[2], x.shape[3]))
         before = self.padding // 2
         # What the last window needs beyond the map; negative where the last rows or columns are not looked at.
-        bottom, right = ((n - 1) * self.step + self.size - before - m for n, m in ((height, x.shape[2]), (width, x.shape[3])))
+        bottom = (height - 1) * self.step + self.size - before - x.shape[2]
+        right = (width - 1) * self.step + self.size - before - x.shape[3]
         if before or bottom > 0 or right > 0:
             x = F.pad(x, (before, max(right, 0), before, max(bottom, 0)), value=-torch.inf)
         return F.max_pool2d(x, self.size, self.step)
@@ -232,7 +235,7 @@ class Reorg(Layer):
         # Without reverse, too, the elements are taken as channels / step^2 larger maps.
         if channels % step**2 or (not self.reverse and (height % step or width % step)):
             raise self.section.error(
-                f"stride {step} must divide height and width, and its square the channels, of {channels}x{height}x{width}"
+                f"stride {step} must divide height and width and its square the channels of {channels}x{height}x{width}"
             )
         if self.reverse:
             return channels // step**2, height * step, width * step

@@ -82,7 +82,8 @@ class Darknet(nn.Module):
         for layer in self.layers:
             if isinstance(layer, Convolutional):
                 layer.fold()
-        return self.to(memory_format=torch.channels_last)
+                layer.conv.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return self
 
     def forward_features(self, x: Tensor) -> list[Tensor]:
         """Raw maps [B, A * (5 + C), H, W] of the heads (of the last layer where there is none).
@@ -96,7 +97,7 @@ class Darknet(nn.Module):
         outputs = {-1: x.contiguous(memory_format=torch.channels_last)}
         features = []
         for index, layer in enumerate(self.layers):
-            outputs[index] = layer(*[outputs[source] for source in layer.sources])  # type: ignore[union-attr, index]
+            outputs[index] = layer(*[outputs[source] for source in layer.sources])  # type: ignore[union-attr]
             if isinstance(layer, Yolo):
                 features.append(outputs[index])
             for source in self._unneeded[index]:
@@ -127,8 +128,8 @@ class Darknet(nn.Module):
         batch = torch.stack([letterbox(image.to(parameter.device), self.image_size) for image in images])
         boxes, objectness, scores = self.decode(self.forward_features(batch.to(parameter.dtype)))
         return [
-            self._select(*picture, (image.shape[1], image.shape[2]), score_threshold, iou_threshold)
-            for *picture, image in zip(boxes, objectness, scores, images, strict=True)
+            self._select(b, o, s, (image.shape[1], image.shape[2]), score_threshold, iou_threshold)
+            for b, o, s, image in zip(boxes, objectness, scores, images, strict=True)
         ]
 
     def decode(self, features: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
@@ -166,23 +167,10 @@ class Darknet(nn.Module):
         """Raises CfgError where the network cannot work on pictures of [height, width] pixels."""
         if size in self._checked_sizes:
             return
-        place = self.sections[0].place or "Darknet"
-        shapes: list[Shape] = []
-        strides: list[Fraction] = []
+        before = Before((self.channels, *size))
         for layer in self.layers:
             assert isinstance(layer, Layer)
-            before = strides[layer.sources[0]] if layer.sources[0] >= 0 else Fraction(1)
-            strides.append(before * layer.stride)
-            if isinstance(layer, Yolo) and any((n / strides[-1]).denominator != 1 for n in size):
-                raise CfgError(
-                    f"{place}: height and width must be multiples of {strides[-1]}, the stride of "
-                    f"layer {len(strides) - 1} [yolo], got {size[0]}x{size[1]}"
-                )
-        for layer in self.layers:
-            assert isinstance(layer, Layer)
-            inputs = [shapes[i] if i >= 0 else (self.channels, *size) for i in layer.sources]
-            shapes.append(layer.output_shape(*inputs))
-            _check_outputs(layer.section, shapes[-1])
+            _advance(before, layer)
         self._checked_sizes.add(size)
 
     def _count_classes(self) -> int:
@@ -196,7 +184,7 @@ class Darknet(nn.Module):
         if names is None:
             return [f"class {i}" for i in range(self.num_classes)]
         if len(names) != self.num_classes:
-            raise ValueError(f"Darknet: class_names must hold {self.num_classes} names, one per class, got {len(names)}")
+            raise ValueError(f"Darknet: class_names must be {self.num_classes} names, one per class, got {len(names)}")
         return list(names)
 
 
@@ -227,12 +215,35 @@ def _build_layers(sections: Sequence[Section], input_shape: Shape, batch_norm: s
         weights += sum(tensor.numel() for tensor in layer.darknet_tensors().values())
         if weights > MAX_WEIGHTS:
             raise section.error(f"up to here the network has {weights:,} weights; the limit is {MAX_WEIGHTS:,}")
-        shape = layer.output_shape(*[before.shape(i) for i in layer.sources])
-        _check_outputs(section, shape)
         layers.append(layer)
-        before.shapes.append(shape)
-        before.sections.append(section)
+        _advance(before, layer)
     return layers
+
+
+def _advance(before: Before, layer: Layer) -> None:
+    """Puts a layer behind those of `before`. Raises CfgError where it cannot be, because of the picture's size."""
+    source = layer.sources[0]
+    before.strides.append((before.strides[source] if source >= 0 else Fraction(1)) * layer.stride)
+    _, *size = before.input_shape
+    coarsest = max(before.strides)
+    fits = all((length / coarsest).denominator == 1 for length in size)
+    try:
+        shape = layer.output_shape(*[before.shape(i) for i in layer.sources])
+    except CfgError as error:
+        raise error if fits else _size_error(before, layer, coarsest) from error
+    if isinstance(layer, Yolo) and not fits:
+        raise _size_error(before, layer, coarsest)
+    _check_outputs(layer.section, shape)
+    before.shapes.append(shape)
+    before.sections.append(layer.section)
+
+
+def _size_error(before: Before, layer: Layer, stride: Fraction) -> CfgError:
+    _, height, width = before.input_shape
+    return layer.section.error(
+        f"height and width of the network's input must be multiples of {stride}, its coarsest stride, "
+        f"got {height}x{width}"
+    )
 
 
 def _check_outputs(section: Section, shape: Shape) -> None:

@@ -51,7 +51,7 @@ class PackedWeight:
 
     def convolve(self, conv: nn.Conv2d, activation: str, x: Tensor) -> Tensor | None:
         """activation(conv(x)), or None where it has to be done the ordinary way."""
-        if not (x.device.type == "cpu" and x.dtype == torch.float32 and activation in FUSED_ACTIVATIONS and available()):
+        if x.device.type != "cpu" or x.dtype != torch.float32 or activation not in FUSED_ACTIVATIONS or not available():
             return None
         if torch.is_grad_enabled() or torch.compiler.is_compiling() or torch.is_autocast_enabled("cpu") or not len(x):
             return None

@@ -11,11 +11,11 @@ from typing import BinaryIO
 import numpy as np
 import torch
 
-
 from pydet.models.darknet.base import Layer
 from pydet.models.darknet.layers import Convolutional
 from pydet.models.darknet.network import Darknet
 
+FUSED = "batch normalisation has been folded away, which cannot be undone; save before fuse(), or load with fuse=False"
 Header = tuple[int, int, int, int]  # major, minor, revision, pictures seen in training
 
 
@@ -50,10 +50,7 @@ def save_weights(network: Darknet, path: str | os.PathLike[str]) -> None:
     It appears under its name only when it is complete.
     """
     if network.fused:
-        raise WeightsError(
-            f"{path}: batch normalisation has been folded away, which cannot be undone; save before fuse(), or load "
-            "with fuse=False"
-        )
+        raise WeightsError(f"{path}: {FUSED}")
     path = Path(path)
     unfinished = path.with_name(path.name + ".part")
     with unfinished.open("wb") as file:
@@ -111,5 +108,3 @@ def _check_size(network: Darknet, path: str | os.PathLike[str], size: int, heade
         f"{path}: {problem}. The network takes {taken:,} numbers ({header_bytes + 4 * taken:,} bytes), the file has "
         f"{size:,} bytes: is it for another cfg, or incomplete?"
     )
-
-

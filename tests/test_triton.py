@@ -1,0 +1,149 @@
+"""Triton kernels without a GPU: run by Triton's interpreter, and compiled to cubins for real architectures."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from op_cases import random_boxes
+from torch import Tensor
+
+from pydet import ops, reference
+
+triton = pytest.importorskip("triton")
+HERE = Path(__file__).parent
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+SIZES = (0, 1, 31, 33, 257)
+
+
+def box_iou_inputs(n: int, dtype: torch.dtype) -> list[tuple[Any, ...]]:
+    generator = torch.Generator().manual_seed(n)
+    a, b = random_boxes(n, generator).to(dtype), random_boxes(2 * n + 1, generator).to(dtype)
+    batch = torch.stack([a, a.flip(0)]), torch.stack([b, b.flip(0)])
+    degenerate = a.clone()
+    degenerate[::3, 2] = torch.inf
+    degenerate[1::5] = 0
+    degenerate[2::7, 1] = torch.nan
+    return [(a, b, "xyxy"), (b, a, "xywh"), (a, b, "cxcywh"), (*batch, "xyxy"), (degenerate, degenerate, "xyxy")]
+
+
+def yolo_decode_inputs(n: int, dtype: torch.dtype) -> list[tuple[Any, ...]]:
+    generator = torch.Generator().manual_seed(n)
+    anchors = torch.rand(3, 2, generator=generator) * 50 + 5
+    flat = torch.randn(2, 3 * 7, 1, n, generator=generator).to(dtype)  # n cells
+    deep = torch.randn(1, 3 * (5 + max(n, 1)), 2, 3, generator=generator).to(dtype)  # n classes
+    return [
+        (flat, anchors, (32, 32 * n + 1)),
+        (deep, anchors, (100, 100)),
+        (deep.contiguous(memory_format=torch.channels_last), anchors, (64, 96)),
+        (deep.transpose(2, 3), anchors.half(), (64, 96)),
+    ]
+
+
+# kernel: its inputs; relative and absolute tolerance, zero where the arithmetic is that of the reference bit by bit
+INPUTS = {"box_iou": (box_iou_inputs, 0.0, 0.0), "yolo_decode": (yolo_decode_inputs, 5e-6, 1e-4)}
+
+POINTERS = ("*fp32", "*fp64", "*fp16", "*bf16")
+
+
+def box_iou_signature(pointer: str) -> tuple[dict[str, str], dict[str, Any]]:
+    compute = triton.language.float64 if pointer == "*fp64" else triton.language.float32
+    out = "*fp64" if pointer == "*fp64" else "*fp32"
+    arguments = {"boxes1": pointer, "boxes2": pointer, "out": out, "n": "i32", "m": "i32"}
+    return arguments, {"FORMAT": "cxcywh", "COMPUTE": compute, "ROWS": 16, "COLUMNS": 128}
+
+
+def yolo_decode_signature(pointer: str) -> tuple[dict[str, str], dict[str, Any]]:
+    compute = triton.language.float64 if pointer == "*fp64" else triton.language.float32
+    out = "*fp64" if pointer == "*fp64" else "*fp32"
+    arguments = {"inputs": pointer, **dict.fromkeys(("anchors", "boxes", "objectness", "scores"), out)}
+    arguments["image_stride"] = "i64"
+    names = ("channel_stride", "row_stride", "column_stride", "image_height", "image_width")
+    arguments |= dict.fromkeys((*names, "num_anchors", "num_classes", "height", "width"), "i32")
+    return arguments, {"COMPUTE": compute, "CELLS": 64, "CLASSES": 32}
+
+
+SIGNATURES = {"box_iou": box_iou_signature, "yolo_decode": yolo_decode_signature}
+
+
+def launcher(name: str) -> Any:
+    return getattr(importlib.import_module(f"pydet.triton_kernels.{name}"), name)
+
+
+def outputs(result: Any) -> tuple[Tensor, ...]:
+    return result if isinstance(result, tuple) else (result,)
+
+
+def test_every_kernel_is_tested() -> None:
+    kernels = {path.stem for path in (HERE.parent / "triton_kernels").glob("*.py")} & set(ops.OPERATORS)
+    assert kernels == set(INPUTS) == set(SIGNATURES)
+
+
+@pytest.mark.skipif(not INTERPRETED, reason="runs in the process that test_interpreter starts")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("name", INPUTS)
+def test_equals_reference(name: str, size: int, dtype: torch.dtype) -> None:
+    make_inputs, rtol, atol = INPUTS[name]
+    for args in make_inputs(size, dtype):
+        for ours, theirs in zip(outputs(launcher(name)(*args)), outputs(getattr(reference, name)(*args)), strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=rtol, atol=atol, equal_nan=True)
+
+
+@pytest.mark.skipif(not INTERPRETED, reason="runs in the process that test_interpreter starts")
+def test_integer_and_mixed_boxes() -> None:
+    a, b, _ = box_iou_inputs(33, torch.float32)[0]
+    for x, y in ((a.long(), b.long()), (a.int(), b), (a.half(), b.double()), (a.to(torch.int16), b.bfloat16())):
+        result, expected = launcher("box_iou")(x, y), reference.box_iou(x, y)
+        torch.testing.assert_close(result, expected, rtol=0, atol=0)
+
+
+@pytest.mark.skipif(INTERPRETED, reason="starts this process")
+def test_interpreter() -> None:
+    """TRITON_INTERPRET is read when a kernel is decorated: another process, and every interpreted test ran in it."""
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "reference or integer", __file__]
+    environment = {**os.environ, "TRITON_INTERPRET": "1"}
+    process = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert process.returncode == 0, process.stdout + process.stderr
+    assert f"{len(INPUTS) * len(SIZES) * 4 + 1} passed" in process.stdout
+
+
+@pytest.mark.skipif(INTERPRETED, reason="compiles")
+@pytest.mark.parametrize("architecture", [80, 90])
+@pytest.mark.parametrize("pointer", POINTERS)
+@pytest.mark.parametrize("name", SIGNATURES)
+def test_compiles_without_a_gpu(name: str, pointer: str, architecture: int) -> None:
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    kernel = getattr(importlib.import_module(f"pydet.triton_kernels.{name}"), f"{name}_kernel")
+    signature, constants = SIGNATURES[name](pointer)
+    assert [*signature, *constants] == kernel.arg_names
+    source = ASTSource(
+        fn=kernel, signature={**signature, **dict.fromkeys(constants, "constexpr")}, constexprs=constants
+    )
+    compiled = triton.compile(source, target=GPUTarget("cuda", architecture, 32), options={"enable_fp_fusion": False})
+    assert compiled.asm["cubin"][:4] == b"\x7fELF"
+    assert f".target sm_{architecture}" in compiled.asm["ptx"]
+    assert "fma.rn.f32" not in compiled.asm["ptx"] or name != "box_iou"
+
+
+@pytest.mark.parametrize(
+    ("name", "args", "message"),
+    [
+        ("box_iou", (torch.zeros(7, 5), torch.zeros(1, 4)), r"boxes1 must be \[..., N, 4\], got \[7, 5\]"),
+        ("box_iou", (torch.zeros(7, 4), torch.zeros(1, 4), "yx"), "fmt must be 'xyxy', 'xywh' or 'cxcywh', got 'yx'"),
+        ("yolo_decode", (torch.zeros(1, 20, 2, 2), torch.ones(3, 2), (64, 64)), "for the A = 3 anchors, got"),
+        ("yolo_decode", (torch.zeros(1, 18, 2, 2), torch.ones(3, 2), (64, 0)), r"must be positive, got \(64, 0\)"),
+    ],
+)
+def test_launchers_check_as_the_compiled_operators(name: str, args: tuple[Any, ...], message: str) -> None:
+    for function in (launcher(name), getattr(ops, name)):
+        with pytest.raises(RuntimeError, match=f"{name}: .*{message}"):
+            function(*args)
