@@ -10,18 +10,20 @@ from pathlib import Path
 
 import pytest
 
-CSRC = Path(__file__).parent.parent / "csrc"
+HERE = Path(__file__).parent
+CSRC = HERE.parent / "csrc"
 # As in setup.py: what decides about rounding must be the same.
 FLAGS = ["-std=c++17", "-O2", "-fPIC", "-shared", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math"]
 
 
 def compile_cpp(folder: Path, output: str, sources: list[Path], flags: list[str]) -> Path:
-    """Shared library `output` in `folder` from the sources; they may include files of csrc/ and of their folder."""
+    """Shared library `output` in `folder` from the sources, which may include files of csrc/ and tests/."""
     compiler = os.environ.get("CXX", "c++")
     if shutil.which(compiler) is None:
         pytest.skip(f"no C++ compiler: {compiler} was not found")
     command = [compiler, *FLAGS, f"-I{CSRC}", *map(str, sources), *flags]
-    read = [path for where in {CSRC, *(s.parent for s in sources)} for path in where.rglob("*.[hc]*") if path.is_file()]
+    included = {*CSRC.rglob("*.*"), *HERE.rglob("*.[hc]*")}
+    read = {path for path in included | set(sources) if path.suffix in (".h", ".cuh", ".cpp")}
     contents = hashlib.sha256(" ".join(command).encode())
     for path in sorted(read):
         contents.update(path.read_bytes())

@@ -17,8 +17,10 @@ from torch import Tensor
 
 from pydet import ops
 from pydet.letterbox import letterbox, unletterbox_boxes
-from pydet.models.darknet import Darknet, load_weights, parse_cfg, read_cfg
+from pydet.models.darknet import Darknet, Section, load_weights, parse_cfg, read_cfg
+from pydet.models.darknet.base import Before
 from pydet.models.darknet.heads import Yolo
+from pydet.models.darknet.layers import Shortcut
 
 DATA = Path(__file__).parent / "data"
 CFG_FOLDER = Path("/usr/share/darknet/cfg")
@@ -119,6 +121,51 @@ def test_unit_yolo_detections(tmp_path: Path) -> None:
     assert sorted(meta["sets"]) == ["A", "B", "C"]
     for name, options in meta["sets"].items():
         assert_same_detections(network, features, recording, name, options)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 4, 6])
+@pytest.mark.parametrize("stride", [1, 2, 3])
+@pytest.mark.parametrize("padding", [None, 0, 1, 3])
+def test_max_pool_is_the_loop_of_darknet(size: int, stride: int, padding: int | None) -> None:
+    """Windows start at i * stride - padding / 2, whole numbers; what lies outside does not count."""
+    extra = "" if padding is None else f"padding={padding}\n"
+    pad = size - 1 if padding is None else padding
+    for height, width in [(6, 8), (7, 9)]:
+        cfg = f"[net]\nheight={height}\nwidth={width}\n[maxpool]\nsize={size}\nstride={stride}\n{extra}"
+        x = torch.randn(2, 3, height, width, generator=torch.Generator().manual_seed(0))
+        rows, columns = ((n + pad - size) // stride + 1 for n in (height, width))
+        expected = torch.full((2, 3, rows, columns), -torch.inf)
+        for i in range(rows):
+            for j in range(columns):
+                top, left = i * stride - pad // 2, j * stride - pad // 2
+                window = x[:, :, max(top, 0) : max(top + size, 0), max(left, 0) : max(left + size, 0)]
+                if window.numel():
+                    expected[:, :, i, j] = window.amax(dim=(2, 3))
+        for grad in (True, False):
+            with torch.set_grad_enabled(grad):
+                assert torch.equal(Darknet(parse_cfg(cfg)).forward_features(x)[0], expected)
+
+
+SHORTCUTS = {
+    "the other is larger": ((2, 4, 6), (3, 8, 12)),
+    "the other is smaller": ((3, 8, 12), (2, 4, 6)),
+    "the same": ((3, 4, 6), (3, 4, 6)),
+}
+
+
+@pytest.mark.parametrize(("shape", "other"), SHORTCUTS.values(), ids=SHORTCUTS)
+def test_shortcut_is_the_loop_of_darknet(shape: tuple[int, ...], other: tuple[int, ...]) -> None:
+    """Checked against libdarknet, too, where one map is twice as large as the other."""
+    layer = Shortcut(Section("shortcut", {"from": "0"}), Before((3, 8, 12), shapes=[other, shape]))
+    assert layer.output_shape(shape, other) == shape
+    x, y = torch.randn(1, *shape), torch.randn(1, *other)
+    stride, sample = max(other[2] // shape[2], 1), max(shape[2] // other[2], 1)
+    expected = x.clone()
+    for c in range(min(shape[0], other[0])):
+        for i in range(min(shape[1], other[1])):
+            for j in range(min(shape[2], other[2])):
+                expected[0, c, i * sample, j * sample] += y[0, c, i * stride, j * stride]
+    torch.testing.assert_close(layer(x, y), expected, rtol=0, atol=0)
 
 
 def test_the_batch_norm_formulas_differ(tmp_path: Path) -> None:

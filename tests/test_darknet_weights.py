@@ -127,7 +127,7 @@ def test_layers_that_are_not_loaded(tmp_path: Path) -> None:
     load_weights(network, write(tmp_path / "a.weights", count=COUNTS[0]))
     assert torch.equal(network.layers[2].conv.weight, before)
     (tmp_path / "small.cfg").write_text(cfg)
-    with pytest.raises(WeightsError, match=r"layers\.2\.conv.* is not in it, because its layer has dontload=1"):
+    with pytest.raises(WeightsError, match=r"layers\.2\.conv.* is not in it: its layer has dontload=1"):
         models.load(cfg=tmp_path / "small.cfg", weights=tmp_path / "a.weights")
 
 

@@ -164,5 +164,7 @@ def test_files_one_by_one_with_a_bad_one_between(detector: Detector, tmp_path: P
     for result in (results[0], results[2]):
         assert isinstance(result.detections, Detections)
         assert_same(result.detections, detector.detect(DOG))
+        assert result.detections.path == str(DOG)
+        assert result.detections.draw().size == (768, 576)
         assert result.picture is not None
         assert torch.equal(result.picture, read_image(DOG))

@@ -60,7 +60,8 @@ def test_labels_stay_in_the_picture(box: list[float]) -> None:
 
 
 def test_two_labels_on_one_box_are_both_there() -> None:
-    both = drawn((400, 600), [[100, 150, 300, 350], [100, 150, 300, 350]], labels=[1, 2])
+    frame = [100.0, 150.0, 300.0, 350.0]
+    both = drawn((400, 600), [frame, frame], labels=[1, 2], names=["", "same", "same"])
     for label in (1, 2):
         assert (both == np.array(class_colour(label))).all(axis=2).sum() > 300
 

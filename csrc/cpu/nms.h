@@ -119,7 +119,10 @@ class Grid {
     }
   }
 
-  bool suppresses(const Box<T>& box, T box_area) const {
+  bool suppresses(int64_t position, const Box<T>& box, T box_area) const {
+    // What suppresses a box is most often in its own cell.
+    const uint32_t own = scratch_.cell_of_box[position];
+    if (cell_suppresses(own, box, box_area)) return true;
     const T w = box.x2 - box.x1, h = box.y2 - box.y1;
     const T cx = T(0.5) * (box.x1 + box.x2), cy = T(0.5) * (box.y1 + box.y2);
     const int lowest = ratio_ > T(0) ? area_level(maximum(box_area * ratio_, smallest_)) : min_level_;
@@ -133,10 +136,9 @@ class Grid {
       const int64_t left = column_of(level, cx - dx), right = column_of(level, cx + dx);
       const int64_t top = row_of(level, cy - dy), bottom = row_of(level, cy + dy);
       for (int64_t row = top; row <= bottom; ++row) {
-        const NmsCell* cells = scratch_.cells.data() + level.first_cell + row * level.columns;
-        for (int64_t column = left; column <= right; ++column) {
-          const NmsCell cell = cells[column];
-          if (cell.count != 0 && suppressed_by(kept_, cell.begin, cell.count, box, box_area, low_, threshold_)) return true;
+        const int64_t first = level.first_cell + row * level.columns;
+        for (int64_t cell = first + left; cell <= first + right; ++cell) {
+          if (cell != own && cell_suppresses(cell, box, box_area)) return true;
         }
       }
     }
@@ -146,6 +148,11 @@ class Grid {
   void insert_at(int64_t position, const Box<T>& box, T box_area) { insert(box, box_area, scratch_.cell_of_box[position]); }
 
  private:
+  bool cell_suppresses(int64_t index, const Box<T>& box, T box_area) const {
+    const NmsCell cell = scratch_.cells[index];
+    return suppressed_by(kept_, cell.begin, cell.count, box, box_area, low_, threshold_);
+  }
+
   void insert(const Box<T>& box, T box_area, uint32_t index) {
     NmsCell& cell = scratch_.cells[index];
     kept_.put(cell.begin + cell.count++, box, box_area);
@@ -282,7 +289,7 @@ void nms_greedy(const Box<T>* boxes, const uint32_t* order, int64_t n, double th
     const T box_area = area(box);
     keep[i] = 1;
     if (!can_overlap(box, box_area)) continue;
-    if (grid.suppresses(box, box_area)) {
+    if (grid.suppresses(i, box, box_area)) {
       keep[i] = 0;
     } else {
       grid.insert_at(i, box, box_area);

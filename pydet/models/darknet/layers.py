@@ -134,7 +134,8 @@ class MaxPool(Layer):
         return channels, out_height, out_width
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.size == self.step == 2 and not (x.shape[2] % 2 or x.shape[3] % 2 or torch.is_grad_enabled()):
+        halves = self.size == self.step == 2 and self.padding < 2 and not (x.shape[2] % 2 or x.shape[3] % 2)
+        if halves and not torch.is_grad_enabled():
             # Twice as fast as max_pool2d on the CPU, which also finds where the maximum is.
             x = torch.maximum(x[:, :, 0::2], x[:, :, 1::2])
             return torch.maximum(x[..., 0::2], x[..., 1::2])
