@@ -35,7 +35,7 @@ namespace {
 
 template <typename T>
 std::vector<T> load_anchors(const Tensor& anchors) {
-  const Tensor dense = torch::stable::contiguous(torch::stable::to(anchors, ScalarType::Double));
+  const Tensor dense = as_contiguous(anchors, ScalarType::Double);
   const double* data = dense.const_data_ptr<double>();
   for (int64_t i = 0; i < dense.numel(); ++i) {
     PYDET_CHECK(data[i] > 0 && std::isfinite(data[i]), "yolo_decode: anchors must be positive and finite, got ",

@@ -270,7 +270,7 @@ def test_usage_errors(arguments: list[str], message: str, capsys: pytest.Capture
         (["--model", "yolov3"], "the weights of yolov3 do not come with pydet"),
         (["--weights", "gone.weights"], "gone.weights"),
         (["--cfg", "gone.cfg", "--weights", "w.weights"], "gone.cfg"),
-        (["--size", "100"], "sizes cannot be joined"),
+        (["--size", "100"], "multiples of 32"),
         (["--names", "gone.names"], "gone.names"),
         (["--device", "cuda:99"], "--device cuda:99: torch "),
     ],
@@ -363,4 +363,4 @@ def test_a_reader_that_goes_away(dog: Path) -> None:
         f"{sys.executable} -m pydet detect dog.jpg --no-pictures | true", shell=True, capture_output=True, text=True
     )
     assert "Traceback" not in done.stderr
-    assert "BrokenPipe" not in done.stderr
+    assert "broken" not in done.stderr.lower()

@@ -141,9 +141,9 @@ def test_max_pool_is_the_loop_of_darknet(size: int, stride: int, padding: int | 
                 window = x[:, :, max(top, 0) : max(top + size, 0), max(left, 0) : max(left + size, 0)]
                 if window.numel():
                     expected[:, :, i, j] = window.amax(dim=(2, 3))
-        for grad in (True, False):
-            with torch.set_grad_enabled(grad):
-                assert torch.equal(Darknet(parse_cfg(cfg)).forward_features(x)[0], expected)
+        for needs_gradient in (True, False):
+            x.requires_grad_(needs_gradient)
+            assert torch.equal(Darknet(parse_cfg(cfg)).forward_features(x)[0], expected)
 
 
 SHORTCUTS = {

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from pydet import models, ops
 from pydet.models import MODELS
-from pydet.models.darknet import CfgError, Darknet, Section, read_cfg
+from pydet.models.darknet import CfgError, Darknet, Section, packed, read_cfg
+from pydet.models.darknet.packed import PackedWeight
 
 CFG_FOLDER = Path("/usr/share/darknet/cfg")
 DOG = models.ASSETS / "dog.jpg"
@@ -145,6 +146,30 @@ def test_fusing_changes_nothing_but_rounding(dog: Tensor) -> None:
             torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4 * a.abs().max().item())
 
 
+@pytest.mark.parametrize("channels", [(128, 128), (160, 128)])
+@pytest.mark.parametrize("size", [(1, 1), (2, 2), (13, 13), (26, 5), (7, 12)])
+def test_winograd_is_a_convolution(channels: tuple[int, int], size: tuple[int, int]) -> None:
+    """As exact as the ordinary way, for even and odd sizes and several pictures."""
+    torch.manual_seed(0)
+    conv = torch.nn.Conv2d(*channels, 3, padding=1).requires_grad_(False)
+    x = torch.randn(2, channels[0], *size).contiguous(memory_format=torch.channels_last)
+    exact = copy.deepcopy(conv).double()(x.double())
+    if not packed.available():
+        pytest.skip("only on x86 with oneDNN")
+    result = PackedWeight().convolve(conv, "leaky", x)
+    assert result is not None
+    torch.testing.assert_close(result.double(), torch.where(exact > 0, exact, 0.1 * exact), rtol=0, atol=1e-5)
+
+
+def test_loaded_networks_take_the_fast_path(dog: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also for a caller who has not switched gradients off."""
+    if not packed.available():
+        pytest.skip("only on x86 with oneDNN")
+    monkeypatch.setattr(torch.nn.Conv2d, "forward", None)
+    assert torch.is_grad_enabled()
+    assert len(models.load("yolov3-tiny")([dog])[0]["labels"]) == 4
+
+
 def test_the_fast_path_follows_changed_weights(tiny: Darknet) -> None:
     """The layout that is kept for speed must not outlive the weights that it was made of, nor stop a copy."""
     model = copy.deepcopy(tiny)
@@ -156,8 +181,10 @@ def test_the_fast_path_follows_changed_weights(tiny: Darknet) -> None:
         model.layers[15].conv.bias.mul_(2)
     torch.testing.assert_close(model.forward_features(x)[0], 2 * before[0])
     torch.testing.assert_close(again.forward_features(x)[0], before[0])
-    with torch.enable_grad():  # the ordinary way
-        torch.testing.assert_close(again.forward_features(x)[0], before[0], rtol=1e-4, atol=1e-4)
+    ordinary = again.forward_features(x.requires_grad_())[0]
+    torch.testing.assert_close(ordinary, before[0], rtol=1e-4, atol=1e-4)
+    (gradient,) = torch.autograd.grad(ordinary.square().sum(), x)
+    assert gradient.abs().sum() > 0
 
 
 def test_own_classes_anchors_and_masks() -> None:

@@ -1,5 +1,6 @@
-// Stands in for csrc/cuda/cuda_utils.cuh, so that g++ compiles csrc/cuda/*.cu and their kernels run on the CPU: one block
-// at a time, the threads of a block as real threads. The functions are registered as CPU operators of another namespace.
+// Stands in for csrc/cuda/cuda_utils.cuh, so that g++ compiles csrc/cuda/*.cu and their kernels run on the CPU: one
+// block at a time, the threads of a block as real threads. The functions are registered as CPU operators of another
+// namespace.
 #pragma once
 
 #include <condition_variable>
