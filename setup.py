@@ -17,6 +17,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 from typing import NoReturn
 
@@ -178,6 +179,8 @@ class NinjaBuild(build_ext):
     def finalize_options(self) -> None:
         extensions = self.distribution.ext_modules
         self.distribution.ext_modules = [ext for ext in extensions if ext.name != "pydet._C_cuda" or find_nvcc()]
+        # One place for the objects of every kind of build: setuptools has editable ones compile all in a new folder.
+        self.build_temp = self.build_temp or str(ROOT / "build" / f"temp.{sysconfig.get_platform()}")
         super().finalize_options()
 
     def run(self) -> None:

@@ -86,6 +86,16 @@ def test_wheel_without_cuda_has_no_cuda_library_of_an_earlier_build(wheel: zipfi
     assert "CPU library only, because FORCE_CUDA=0" in cpu.read("pydet/_build.txt").decode()
 
 
+def test_editable_build_compiles_nothing_again(wheel: zipfile.ZipFile, source: Path) -> None:
+    build = "from setuptools.build_meta import build_editable; build_editable('editable')"
+    output = succeed(sys.executable, "-c", build, cwd=source, DEBUG="1", TORCH_CUDA_ARCH_LIST="9.0")
+    assert "] link " in output
+    assert "] c++ " not in output
+    assert "] nvcc " not in output
+    assert (source / "pydet" / "_C.so").exists()
+    assert (source / "pydet" / "_C_cuda.so").exists() == HAS_NVCC
+
+
 @pytest.fixture
 def bare_python(tmp_path: Path) -> tuple[Path, dict[str, str]]:
     """A Python that has setuptools but neither torch nor ninja, and a PATH that has a compiler but no ninja."""

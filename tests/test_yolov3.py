@@ -183,6 +183,11 @@ def test_the_fast_path_follows_changed_weights(tiny: Darknet) -> None:
     torch.testing.assert_close(again.forward_features(x)[0], before[0])
     ordinary = again.forward_features(x.requires_grad_())[0]
     torch.testing.assert_close(ordinary, before[0], rtol=1e-4, atol=1e-4)
+    with torch.no_grad():
+        again.layers[12].conv.bias.add_(1)
+    torch.testing.assert_close(
+        again.forward_features(x.detach())[0], again.forward_features(x)[0], rtol=1e-4, atol=1e-4
+    )
     (gradient,) = torch.autograd.grad(ordinary.square().sum(), x)
     assert gradient.abs().sum() > 0
 

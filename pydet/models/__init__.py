@@ -131,7 +131,10 @@ def _read_names(names: Sequence[str] | str | os.PathLike[str] | None) -> list[st
     if names is None:
         return None
     if isinstance(names, (str, os.PathLike)):
-        lines = Path(names).read_text(encoding="utf-8-sig").splitlines()
+        try:
+            lines = Path(names).read_text(encoding="utf-8-sig").splitlines()
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{os.fspath(names)}: not a text file of class names: {error}") from error
         return [line.strip() for line in lines if line.strip()]
     return list(names)
 

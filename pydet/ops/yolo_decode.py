@@ -49,10 +49,10 @@ def _setup_context(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
 
 def _backward(ctx, *grads: Tensor):  # type: ignore[no-untyped-def]
     needed = ctx.needs_input_grad[:2]
-    leaves = [t.detach().requires_grad_(n) for t, n in zip(ctx.saved_tensors, needed, strict=True)]
+    raw, anchors = (t.detach().requires_grad_(n) for t, n in zip(ctx.saved_tensors, needed, strict=True))
     with torch.enable_grad():
-        decoded = reference.yolo_decode(*leaves, ctx.image_size)
-    wanted = [t for t in leaves if t.requires_grad]
+        decoded = reference.yolo_decode(raw, anchors, ctx.image_size)
+    wanted = [t for t in (raw, anchors) if t.requires_grad]
     found = iter(torch.autograd.grad(decoded, wanted, grads, allow_unused=True))
     return *(next(found) if n else None for n in needed), None
 
