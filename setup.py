@@ -173,6 +173,8 @@ def shell(words: list[str]) -> str:
 class NinjaBuild(build_ext):
     """Compiles with ninja: in parallel, and on a rebuild only what has changed (headers included)."""
 
+    build_temp: str
+
     def get_ext_filename(self, name: str) -> str:
         return name.replace(".", os.sep) + ".so"  # no Python ABI tag: it is not a Python module
 

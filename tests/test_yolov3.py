@@ -148,7 +148,7 @@ def test_fusing_changes_nothing_but_rounding(dog: Tensor) -> None:
 
 @pytest.mark.parametrize("channels", [(128, 128), (160, 128)])
 @pytest.mark.parametrize("size", [(1, 1), (2, 2), (13, 13), (26, 5), (7, 12)])
-def test_winograd_is_a_convolution(channels: tuple[int, int], size: tuple[int, int]) -> None:
+def test_packed_weights_make_the_same_convolution(channels: tuple[int, int], size: tuple[int, int]) -> None:
     """As exact as the ordinary way, for even and odd sizes and several pictures."""
     torch.manual_seed(0)
     conv = torch.nn.Conv2d(*channels, 3, padding=1).requires_grad_(False)

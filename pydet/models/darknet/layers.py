@@ -102,8 +102,9 @@ class Convolutional(Layer):
             return
         scale, shift = self.norm.scale_and_shift()
         weight = self.conv.weight
-        self.conv.weight = nn.Parameter((weight.double() * scale[:, None, None, None]).to(weight.dtype))
-        self.conv.bias = nn.Parameter(shift.to(weight.dtype))
+        folded = (weight.double() * scale[:, None, None, None]).to(weight.dtype)
+        self.conv.weight = nn.Parameter(folded, requires_grad=False)
+        self.conv.bias = nn.Parameter(shift.to(weight.dtype), requires_grad=False)
         self.norm = None
         self.folded = True
 
@@ -135,7 +136,7 @@ class MaxPool(Layer):
 
     def forward(self, x: Tensor) -> Tensor:
         halves = self.size == self.step == 2 and self.padding < 2 and not (x.shape[2] % 2 or x.shape[3] % 2)
-        if halves and not torch.is_grad_enabled():
+        if halves and not (x.requires_grad and torch.is_grad_enabled()):
             # Twice as fast as max_pool2d on the CPU, which also finds where the maximum is.
             x = torch.maximum(x[:, :, 0::2], x[:, :, 1::2])
             return torch.maximum(x[..., 0::2], x[..., 1::2])

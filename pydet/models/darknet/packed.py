@@ -41,7 +41,7 @@ class PackedWeight:
 
     def __init__(self) -> None:
         self._key: tuple[object, ...] = ()
-        self._packed: Tensor | None = None
+        self._weight: Tensor | None = None
 
     def __deepcopy__(self, memo: dict[int, object]) -> PackedWeight:
         return PackedWeight()
@@ -53,14 +53,19 @@ class PackedWeight:
         """activation(conv(x)), or None where it has to be done the ordinary way."""
         if x.device.type != "cpu" or x.dtype != torch.float32 or activation not in FUSED_ACTIVATIONS or not available():
             return None
-        if torch.is_grad_enabled() or torch.compiler.is_compiling() or torch.is_autocast_enabled("cpu") or not len(x):
+        if torch.is_grad_enabled() and (x.requires_grad or conv.weight.requires_grad):
             return None
-        weight = conv.weight
-        version = None if weight.is_inference() else weight._version
-        key = (*x.shape[2:], weight.data_ptr(), version)
+        if torch.compiler.is_compiling() or torch.is_autocast_enabled("cpu") or not len(x):
+            return None
+        key = (*x.shape[2:], *_state(conv.weight))
         geometry = (conv.padding, conv.stride, conv.dilation, conv.groups)
-        if self._packed is None or key != self._key:
-            self._packed = torch.ops.mkldnn._reorder_convolution_weight(weight, *geometry, [1, *x.shape[1:]])
+        if key != self._key:
+            self._weight = torch.ops.mkldnn._reorder_convolution_weight(conv.weight, *geometry, [1, *x.shape[1:]])
             self._key = key
         name, parameters = FUSED_ACTIVATIONS[activation]
-        return torch.ops.mkldnn._convolution_pointwise(x, self._packed, conv.bias, *geometry, name, parameters, "")
+        return torch.ops.mkldnn._convolution_pointwise(x, self._weight, conv.bias, *geometry, name, parameters, "")
+
+
+def _state(tensor: Tensor) -> tuple[object, ...]:
+    """What changes when a tensor's numbers do; tensors of inference mode do not count their changes."""
+    return tensor.data_ptr(), None if tensor.is_inference() else tensor._version
