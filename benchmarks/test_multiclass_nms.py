@@ -43,11 +43,10 @@ def loop(
 def same(ours: Any, theirs: Any) -> bool:
     """Detections of every image, in their order; both sides are padded results or lists of detections."""
     lists = [
-        r if isinstance(r, list) else [(b[:k], s[:k], c[:k]) for b, s, c, _, k in zip(*r, strict=True)] for r in (ours, theirs)
+        r if isinstance(r, list) else [(b[:k], s[:k], c[:k]) for b, s, c, _, k in zip(*r, strict=True)]
+        for r in (ours, theirs)
     ]
-    return all(
-        torch.equal(a, b) for x, y in zip(*lists, strict=True) for a, b in zip(x, y, strict=True)
-    )
+    return all(torch.equal(a, b) for x, y in zip(*lists, strict=True) for a, b in zip(x, y, strict=True))
 
 
 @pytest.mark.parametrize("top_k", [None, 1000], ids=["all", "top1000"])

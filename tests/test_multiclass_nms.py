@@ -72,7 +72,9 @@ def test_equals_a_loop_of_batched_nms() -> None:
 @pytest.mark.parametrize("multi_label", [False, True], ids=["one label", "many labels"])
 @pytest.mark.parametrize(("n", "classes"), [(1, 1), (13, 1), (40, 7), (300, 33), (700, 80)])
 @pytest.mark.parametrize(("most", "top_k"), [(1, None), (20, 50), (100, 1), (1000, 300), (60, 2000)])
-def test_every_option(class_agnostic: bool, multi_label: bool, n: int, classes: int, most: int, top_k: int | None) -> None:
+def test_every_option(
+    class_agnostic: bool, multi_label: bool, n: int, classes: int, most: int, top_k: int | None
+) -> None:
     boxes, scores = detections(n, classes, seed=n)
     assert_equals_reference(boxes, scores, 0.3, 0.5, most, top_k, class_agnostic, multi_label)
 
