@@ -8,7 +8,7 @@ template <SoftNmsMethod kMethod, typename T>
 T soft_nms_pass(const SoftBoxes<T>& boxes, int64_t slots, Box<T> picked, T picked_area, SoftNmsRule<T> rule) {
   const T infinity = std::numeric_limits<T>::infinity();
   T highest[kSoftBlock];  // of each lane: a vector
-  std::fill(highest, highest + kSoftBlock, -infinity);
+  for (T& lane : highest) lane = -infinity;
   for (int64_t block = 0; block < slots; block += kSoftBlock) {
     const T *x1 = boxes.x1 + block, *y1 = boxes.y1 + block, *x2 = boxes.x2 + block, *y2 = boxes.y2 + block;
     const T* area = boxes.area + block;
@@ -22,7 +22,9 @@ T soft_nms_pass(const SoftBoxes<T>& boxes, int64_t slots, Box<T> picked, T picke
       highest[k] = maximum(rank_of_score(score[k]), highest[k]);
     }
   }
-  return *std::max_element(highest, highest + kSoftBlock);
+  T best = -infinity;
+  for (const T lane : highest) best = maximum(lane, best);
+  return best;
 }
 
 template <typename T>
