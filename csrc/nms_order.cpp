@@ -52,7 +52,50 @@ void radix_sort(std::vector<uint64_t>& items) {
   }
 }
 
+// Keys of 32 bits that order as far as they go.
+inline uint32_t coarse_key(float score) { return descending_key(score); }
+inline uint32_t coarse_key(double score) { return static_cast<uint32_t>(descending_key(score) >> 32); }
+
+// A histogram of the keys says below which one the best `count` lie; whatever shares its bucket comes along.
+template <typename T>
+std::vector<uint32_t> best_of(const T* scores, int64_t n, int64_t count) {
+  std::vector<uint32_t> order;
+  if (n <= 1024 || count > n / 4) {
+    order.resize(n);
+    order_by_score(scores, n, order.data());
+    return order;
+  }
+  std::vector<uint32_t> keys(n);
+  uint32_t lowest = UINT32_MAX, highest = 0;
+  for (int64_t i = 0; i < n; ++i) {
+    keys[i] = coarse_key(scores[i]);
+    lowest = std::min(lowest, keys[i]);
+    highest = std::max(highest, keys[i]);
+  }
+  constexpr uint32_t kBuckets = 4096;
+  int shift = 0;
+  while ((highest - lowest) >> shift >= kBuckets) ++shift;
+  uint32_t counts[kBuckets] = {};
+  for (int64_t i = 0; i < n; ++i) ++counts[(keys[i] - lowest) >> shift];
+  uint32_t last = 0;
+  for (int64_t sum = counts[0]; sum < count; sum += counts[last]) ++last;
+  std::vector<uint32_t> positions;
+  std::vector<T> best;
+  for (int64_t i = 0; i < n; ++i) {
+    if ((keys[i] - lowest) >> shift > last) continue;
+    positions.push_back(static_cast<uint32_t>(i));
+    best.push_back(scores[i]);
+  }
+  order.resize(best.size());
+  order_by_score(best.data(), static_cast<int64_t>(best.size()), order.data());
+  for (uint32_t& rank : order) rank = positions[rank];
+  return order;
+}
+
 }  // namespace
+
+std::vector<uint32_t> best_by_score(const float* scores, int64_t n, int64_t count) { return best_of(scores, n, count); }
+std::vector<uint32_t> best_by_score(const double* scores, int64_t n, int64_t count) { return best_of(scores, n, count); }
 
 void order_by_score(const float* scores, int64_t n, uint32_t* order) {
   constexpr int64_t kCounted = 256;

@@ -4,17 +4,13 @@
 #include <vector>
 
 #include "op_checks.h"
+#include "widen.h"
 
 namespace pydet {
 namespace {
 
 constexpr int64_t kYoloTile = 64;  // cells at a time: their scores of one anchor stay in the L1 cache
 constexpr int64_t kValuesPerTask = 1 << 15;  // about 20 us of work
-
-PYDET_HD float widen(float x) { return x; }
-PYDET_HD double widen(double x) { return x; }
-PYDET_HD float widen(torch::headeronly::Half x) { return float_of_half(x.x); }
-PYDET_HD float widen(torch::headeronly::BFloat16 x) { return float_of_bfloat16(x.x); }
 
 // One head: its cells are `cell_stride` values apart, its channels `channel_stride`; one of the two is 1.
 template <typename T>

@@ -49,6 +49,13 @@ def batched_nms_inputs(n: int, generator: torch.Generator) -> tuple[Tensor, Tens
     return boxes, scores, torch.randint(-2, 7, (n,), generator=generator), threshold
 
 
+def multiclass_nms_inputs(n: int, generator: torch.Generator) -> tuple[Any, ...]:
+    """Two images, one clustered and one scattered; 5 classes; more scores than the top k takes."""
+    boxes = torch.stack([clustered_boxes(n, generator), random_boxes(n, generator, size=8.0 * n)])
+    scores = torch.rand(2, n, 5, generator=generator) ** 3
+    return boxes, scores, 0.02, 0.5, n // 2 + 5, 3 * n + 1, False, True
+
+
 @dataclass(frozen=True)
 class OpCase:
     """One operator.
@@ -126,5 +133,23 @@ OP_CASES = [
         floating=(0, 1),
         summary="NMS inside each class, exact for any coordinates and any number of classes",
         source="torchvision.ops.batched_nms",
+    ),
+    OpCase(
+        name="multiclass_nms",
+        make_inputs=multiclass_nms_inputs,
+        sizes=(0, 1, 4, 17, 300),
+        floating=(0, 1),
+        gradients=(0, 1),
+        summary="threshold, top k, NMS per class and best detections of a batch: fixed shapes and a count, in one call",
+        source="mmdet's multiclass_nms; torchvision.ops.batched_nms in a loop over the images",
+    ),
+    OpCase(
+        name="soft_nms",
+        make_inputs=lambda n, g: nms_inputs(n, g)[:2],
+        sizes=(0, 1, 7, 16, 17, 400),
+        floating=(0, 1),
+        tolerance=(1e-6, 1e-6),
+        summary="NMS that lowers the scores of overlapping boxes instead of dropping them: linear, Gaussian or naive",
+        source="Soft-NMS (Bodla et al. 2017); mmcv.ops.soft_nms",
     ),
 ]

@@ -6,7 +6,19 @@ Replacing `from torchvision.ops import nms` by `from pydet.ops import nms` is th
 from pydet.ops._backend import OPERATORS, backend_of, set_backend
 from pydet.ops.batched_nms import batched_nms
 from pydet.ops.box_iou import box_iou
+from pydet.ops.multiclass_nms import multiclass_nms
 from pydet.ops.nms import nms
+from pydet.ops.soft_nms import soft_nms
 from pydet.ops.yolo_decode import yolo_decode
 
-__all__ = ["OPERATORS", "backend_of", "batched_nms", "box_iou", "nms", "set_backend", "yolo_decode"]
+__all__ = [
+    "OPERATORS",
+    "backend_of",
+    "batched_nms",
+    "box_iou",
+    "multiclass_nms",
+    "nms",
+    "set_backend",
+    "soft_nms",
+    "yolo_decode",
+]

@@ -2,7 +2,9 @@
 
 from pydet.reference.batched_nms import batched_nms
 from pydet.reference.box_iou import box_iou
+from pydet.reference.multiclass_nms import multiclass_nms
 from pydet.reference.nms import nms
+from pydet.reference.soft_nms import soft_nms
 from pydet.reference.yolo_decode import yolo_decode
 
-__all__ = ["batched_nms", "box_iou", "nms", "yolo_decode"]
+__all__ = ["batched_nms", "box_iou", "multiclass_nms", "nms", "soft_nms", "yolo_decode"]

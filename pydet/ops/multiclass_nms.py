@@ -1,0 +1,110 @@
+from __future__ import annotations
+
+from typing import Optional
+
+import torch
+from torch import Tensor
+
+from pydet import _library  # noqa: F401  (defines torch.ops.pydet)
+
+
+def multiclass_nms(
+    boxes: Tensor,
+    scores: Tensor,
+    score_threshold: float,
+    iou_threshold: float,
+    max_per_image: int,
+    pre_nms_top_k: Optional[int] = None,  # noqa: UP045  (TorchScript does not know `int | None`)
+    class_agnostic: bool = False,
+    multi_label: bool = True,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """The post-processing of a batch in one call: threshold, top k, NMS inside each class, best detections.
+
+    The shapes of the results depend on no value, so it can be traced by `torch.compile(fullgraph=True)` and
+    `torch.export` as it is. Image i has `count[i]` detections; what stands behind them is padding. An image gives what
+    this loop gives, to the last bit:
+
+        row, label = (scores[i] > score_threshold).nonzero().T
+        top = sort by decreasing score, ties by row and then by label, the first pre_nms_top_k
+        keep = batched_nms(boxes[i, row[top]], scores[i, row[top], label[top]], label[top], iou_threshold)
+        keep[:max_per_image]
+
+    Args:
+        boxes: [B, N, 4] xyxy in any unit, or [B, N, C, 4] where every class has a box of its own; floating.
+        scores: [B, N, C], floating; classes that are adjacent in memory (`predictions[..., 5:]`) are read in place.
+        score_threshold: A score must be greater, compared in float32 (float64 for float64 scores); NaN never is.
+        iou_threshold: as in `nms`.
+        max_per_image: at least 1; the size K of the results.
+        pre_nms_top_k: at least 1; how many scores of an image enter the NMS. None: all.
+        class_agnostic: boxes of different classes suppress each other too.
+        multi_label: False: each row only competes with its best class, the first of equal ones.
+
+    Returns:
+        Best first: boxes [B, K, 4] and scores [B, K] in the dtypes of the inputs, padded with 0; labels int64 [B, K],
+        padded with -1; rows int64 [B, K], the index into N that a detection comes from, padded with 0 (a valid index,
+        to gather masks or objectness with); count int64 [B]. Gradients flow to the boxes and scores that were chosen.
+
+    Raises:
+        RuntimeError: a shape, dtype, device or value that is none of the above; the message names it.
+    """
+    return torch.ops.pydet.multiclass_nms(
+        boxes, scores, score_threshold, iou_threshold, max_per_image, pre_nms_top_k, class_agnostic, multi_label
+    )
+
+
+@torch.library.register_fake("pydet::multiclass_nms")
+def _multiclass_nms_fake(
+    boxes: Tensor,
+    scores: Tensor,
+    score_threshold: float,
+    iou_threshold: float,
+    max_per_image: int,
+    pre_nms_top_k: int | None = None,
+    class_agnostic: bool = False,
+    multi_label: bool = True,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    torch._check(scores.dim() == 3, lambda: f"multiclass_nms: scores must be [B, N, C], got {list(scores.shape)}")
+    torch._check(
+        boxes.dim() in (3, 4),
+        lambda: f"multiclass_nms: boxes must be [B, N, 4] or [B, N, C, 4], got {list(boxes.shape)}",
+    )
+    batch = scores.shape[0]
+    return (
+        boxes.new_empty(batch, max_per_image, 4),
+        scores.new_empty(batch, max_per_image),
+        boxes.new_empty(batch, max_per_image, dtype=torch.int64),
+        boxes.new_empty(batch, max_per_image, dtype=torch.int64),
+        boxes.new_empty(batch, dtype=torch.int64),
+    )
+
+
+def _setup_context(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
+    boxes, scores = inputs[:2]
+    _, _, labels, rows, _ = output
+    ctx.shapes = boxes.shape, scores.shape
+    ctx.save_for_backward(labels, rows)
+
+
+def _backward(ctx, grad_boxes: Tensor, grad_scores: Tensor, *_: Tensor):  # type: ignore[no-untyped-def]
+    labels, rows = ctx.saved_tensors
+    boxes_shape, scores_shape = ctx.shapes
+    batch, n, classes = scores_shape
+    found = labels >= 0
+    flat = rows * classes + labels.clamp(min=0)
+    of_boxes = of_scores = None
+    if ctx.needs_input_grad[1]:
+        of_scores = grad_scores.new_zeros(batch, n * classes)
+        of_scores = of_scores.scatter_add(1, flat, grad_scores * found) if n * classes else of_scores
+        of_scores = of_scores.reshape(scores_shape)
+    if ctx.needs_input_grad[0]:
+        source = rows if len(boxes_shape) == 3 else flat
+        count = n if len(boxes_shape) == 3 else n * classes
+        of_boxes = grad_boxes.new_zeros(batch, count, 4)
+        if count:
+            index = source[:, :, None].expand(-1, -1, 4)
+            of_boxes = of_boxes.scatter_add(1, index, grad_boxes * found[:, :, None])
+        of_boxes = of_boxes.reshape(boxes_shape)
+    return of_boxes, of_scores, None, None, None, None, None, None
+
+
+torch.library.register_autograd("pydet::multiclass_nms", _backward, setup_context=_setup_context)
