@@ -7,6 +7,18 @@ from pydet.ops._backend import OPERATORS, backend_of, set_backend
 from pydet.ops.batched_nms import batched_nms
 from pydet.ops.box_iou import box_iou
 from pydet.ops.nms import nms
+from pydet.ops.sigmoid_focal_loss import sigmoid_focal_loss
+from pydet.ops.softmax_focal_loss import softmax_focal_loss
 from pydet.ops.yolo_decode import yolo_decode
 
-__all__ = ["OPERATORS", "backend_of", "batched_nms", "box_iou", "nms", "set_backend", "yolo_decode"]
+__all__ = [
+    "OPERATORS",
+    "backend_of",
+    "batched_nms",
+    "box_iou",
+    "nms",
+    "set_backend",
+    "sigmoid_focal_loss",
+    "softmax_focal_loss",
+    "yolo_decode",
+]

@@ -3,6 +3,8 @@
 from pydet.reference.batched_nms import batched_nms
 from pydet.reference.box_iou import box_iou
 from pydet.reference.nms import nms
+from pydet.reference.sigmoid_focal_loss import sigmoid_focal_loss
+from pydet.reference.softmax_focal_loss import softmax_focal_loss
 from pydet.reference.yolo_decode import yolo_decode
 
-__all__ = ["batched_nms", "box_iou", "nms", "yolo_decode"]
+__all__ = ["batched_nms", "box_iou", "nms", "sigmoid_focal_loss", "softmax_focal_loss", "yolo_decode"]

@@ -1,0 +1,16 @@
+// Half precision is computed in float32, everything else in its own type.
+#pragma once
+
+#include <torch/headeronly/util/BFloat16.h>
+#include <torch/headeronly/util/Half.h>
+
+#include "detection_math.h"
+
+namespace pydet {
+
+PYDET_HD float widen(float x) { return x; }
+PYDET_HD double widen(double x) { return x; }
+PYDET_HD float widen(torch::headeronly::Half x) { return float_of_half(x.x); }
+PYDET_HD float widen(torch::headeronly::BFloat16 x) { return float_of_bfloat16(x.x); }
+
+}  // namespace pydet
