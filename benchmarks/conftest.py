@@ -17,10 +17,9 @@ from typing import Any
 
 import pytest
 import torch
+from report import readable
 
 from pydet import _library
-
-from report import readable
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))  # op_cases: one registry for tests and benchmarks
 

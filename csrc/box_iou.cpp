@@ -63,8 +63,7 @@ Tensor box_iou_cpu(const Tensor& boxes1,  // [..., N, 4]
                    const Tensor& boxes2,  // [..., M, 4]
                    std::string fmt) {
   const BoxFormat format = check_box_iou(boxes1, boxes2, fmt);
-  const bool out_double =
-      boxes1.scalar_type() == ScalarType::Double || boxes2.scalar_type() == ScalarType::Double;
+  const bool out_double = boxes1.scalar_type() == ScalarType::Double || boxes2.scalar_type() == ScalarType::Double;
   std::vector<int64_t> shape(boxes1.sizes().begin(), boxes1.sizes().end());
   shape.back() = boxes2.size(-2);
   Tensor out = new_dense(boxes1, shape, out_double ? ScalarType::Double : ScalarType::Float);

@@ -53,7 +53,7 @@ PYDET_TARGET_BEGIN(
 #undef PYDET_LEVEL
 PYDET_TARGET_END
 
-#define PYDET_CPU_CALL(kernel, ...)                                                        \
+#define PYDET_CPU_CALL(kernel, ...)                                                         \
   (::pydet::cpu_level() == ::pydet::CpuLevel::avx512 ? ::pydet::avx512::kernel(__VA_ARGS__) \
    : ::pydet::cpu_level() == ::pydet::CpuLevel::avx2 ? ::pydet::avx2::kernel(__VA_ARGS__)   \
                                                      : ::pydet::baseline::kernel(__VA_ARGS__))

@@ -139,7 +139,8 @@ PYDET_HD ScaledExp scaled_exp(float x) {
 }
 
 // Bounds beyond which the result no longer changes; comparisons with NaN are false, which keeps it.
-PYDET_HD float bounded(float x, float lowest, float highest) {
+template <typename T>
+PYDET_HD T bounded(T x, T lowest, T highest) {
   x = x > highest ? highest : x;
   return x < lowest ? lowest : x;
 }
@@ -165,6 +166,56 @@ PYDET_HD T soft_nms_decay(T score, T overlap, const SoftNmsRule<T>& rule) {
   return overlap >= rule.iou_threshold ? score * weight : score;
 }
 
+// e^x for x <= 0 within 1 ulp, with one multiplication less; 0 where the result would be subnormal.
+PYDET_HD float exp_of_negative(float x) {
+  const ScaledExp e = scaled_exp(x < -88.0f ? -88.0f : x);  // at -88 the exponent is -127, whose power of two is 0
+  return e.mantissa * power_of_two(e.exponent);
+}
+PYDET_HD double exp_of_negative(double x) { return std::exp(x); }
+
+// log(1 + x) for 0 <= x <= 1, within 2 ulp.
+PYDET_HD float log1p_of_fraction(float x) {
+  // (log(1 + x) - x) / x^2: minimax for the relative error of the logarithm, 5e-9.
+  float p = -3.31846963e-3f;
+  p = p * x + 2.02045719e-2f;
+  p = p * x + -5.76644199e-2f;
+  p = p * x + 1.06805531e-1f;
+  p = p * x + -1.53553949e-1f;
+  p = p * x + 1.96954001e-1f;
+  p = p * x + -2.49585873e-1f;
+  p = p * x + 3.33305113e-1f;
+  p = p * x + -4.99999328e-1f;
+  return x + x * x * p;
+}
+PYDET_HD double log1p_of_fraction(double x) { return std::log1p(x); }
+
+// Within 2 ulp, subnormal x included; -inf for 0, NaN below it.
+PYDET_HD float log_f32(float x) {
+  const bool subnormal = x < 1.17549435e-38f;
+  const uint32_t bits = bits_of(subnormal ? x * 8388608.0f : x);  // 2^23
+  // x = 2^k (1 + f) with 1 + f in [sqrt(1/2), sqrt(2)): the bits of sqrt(1/2) are the zero of the exponent.
+  const uint32_t shifted = bits - 0x3f3504f3u;
+  const float k = static_cast<float>(static_cast<int32_t>(shifted) >> 23) - (subnormal ? 23.0f : 0.0f);
+  const float f = float_of((shifted & 0x007fffffu) + 0x3f3504f3u) - 1.0f;
+  // (log(1 + f) - f + f^2 / 2) / f^3: minimax for the relative error of the logarithm, 6e-9.
+  float p = -7.63449305e-2f;
+  p = p * f + 1.27615756e-1f;
+  p = p * f + -1.31601831e-1f;
+  p = p * f + 1.42017582e-1f;
+  p = p * f + -1.66233573e-1f;
+  p = p * f + 2.00012269e-1f;
+  p = p * f + -2.50008210e-1f;
+  p = p * f + 3.33333317e-1f;
+  const float square = f * f;
+  // ln 2 in two parts as in scaled_exp.
+  float log = (f + (f * square * p - 0.5f * square + k * -2.12194440e-4f)) + k * 0.693359375f;
+  log = x > 0.0f ? log : (x == 0.0f ? -float_of(0x7f800000u) : float_of(0x7fc00000u));
+  return x < float_of(0x7f800000u) ? log : (x == x ? (x > 0.0f ? x : log) : x);
+}
+
+PYDET_HD float logarithm(float x) { return log_f32(x); }
+PYDET_HD double logarithm(double x) { return std::log(x); }
+
 // 1 + e^-x, the divisor of a sigmoid. Beyond the bounds it is 1, or inf (2^128) where the sigmoid would be subnormal.
 PYDET_HD float one_plus_exp_minus(float x) {
   const ScaledExp e = scaled_exp(bounded(-x, -87.0f, 89.0f));
@@ -182,6 +233,103 @@ PYDET_HD T sigmoid(T x) {
 template <typename T>
 PYDET_HD T scaled_sigmoid(T confidence, T x) {
   return confidence / one_plus_exp_minus(x);
+}
+
+// sigmoid(x), sigmoid(-x) and log(1 + e^-|x|), each to its own last digits: nothing is subtracted from 1.
+template <typename T>
+struct Logistic {
+  T p, not_p, tail;
+};
+
+template <typename T>
+PYDET_HD Logistic<T> logistic(T x) {
+  const T e = exp_of_negative(-std::fabs(x));
+  const T larger = T(1) / (T(1) + e), smaller = e * larger;
+  return {x < T(0) ? smaller : larger, x < T(0) ? larger : smaller, log1p_of_fraction(e)};
+}
+
+// The focusing parameters with a formula of their own; the others need a logarithm and an exponential more.
+enum class FocalPower : int { zero, one, two, any };
+
+PYDET_HD FocalPower focal_power(double gamma) {
+  return gamma == 0 ? FocalPower::zero : gamma == 1 ? FocalPower::one : gamma == 2 ? FocalPower::two : FocalPower::any;
+}
+
+// Losses of infinite logits would be infinite, and inf * 0, which is NaN, their gradients: all beyond 2^64 count as
+// that.
+template <typename T>
+PYDET_HD T finite_logit(T x) {
+  return bounded(x, T(-18446744073709551616.0), T(18446744073709551616.0));
+}
+
+template <typename T>
+PYDET_HD T smallest_normal() {
+  return sizeof(T) == sizeof(float) ? T(1.17549435e-38) : T(2.2250738585072014e-308);
+}
+
+template <typename T>
+struct LossAndGradient {
+  T loss, gradient;
+};
+
+// Focal loss (Lin et al. 2017), equation 5, of one logit whose label is 0: p^gamma softplus(x), and its derivative. The
+// label 1 is the same with -x and the gradient negated. p^(gamma - 1) never appears: it is infinite for gamma < 1, p =
+// 0.
+template <FocalPower kPower, typename T>
+PYDET_HD LossAndGradient<T> focal_of_background(T x, T weight, T gamma) {
+  x = finite_logit(x);
+  const Logistic<T> l = logistic(x);
+  const T entropy = maximum(x, T(0)) + l.tail;
+  T modulation = T(1);
+  if (kPower == FocalPower::one) modulation = l.p;
+  if (kPower == FocalPower::two) modulation = l.p * l.p;
+  if (kPower == FocalPower::any) modulation = exponential(-gamma * (maximum(-x, T(0)) + l.tail));
+  modulation = weight * modulation;
+  return {modulation * entropy, modulation * (gamma * (l.not_p * entropy) + l.p)};
+}
+
+// The same for any label t in [0, 1], torchvision's generalisation: 1 - p_t = p (1 - t) + (1 - p) t.
+template <FocalPower kPower, typename T>
+PYDET_HD LossAndGradient<T> focal(T x, T t, T alpha, T not_alpha, T gamma) {
+  x = finite_logit(x);
+  const Logistic<T> l = logistic(x);
+  const T not_t = T(1) - t;
+  const T positive = l.not_p * t, negative = l.p * not_t;
+  const T miss = negative + positive;                         // 1 - p_t
+  const T slope = l.p * l.not_p * (not_t - t);                // its derivative
+  const T error = negative - positive;                        // p - t, the derivative of the cross-entropy
+  const T entropy = not_t * maximum(x, T(0)) + t * maximum(-x, T(0)) + l.tail;
+  const T weight = alpha * t + not_alpha * not_t;
+  if (kPower == FocalPower::zero) return {weight * entropy, weight * error};
+  if (kPower == FocalPower::one) return {weight * miss * entropy, weight * (slope * entropy + miss * error)};
+  if (kPower == FocalPower::two) {
+    const T weighted = weight * miss;
+    return {weighted * miss * entropy, weighted * (T(2) * (slope * entropy) + miss * error)};
+  }
+  const T modulation = weight * exponential(gamma * logarithm(miss));
+  return {modulation * entropy, modulation * (gamma * (slope / maximum(miss, smallest_normal<T>())) * entropy + error)};
+}
+
+// -(1 - p)^gamma log p of a softmax, and its derivative by log p: the derivative by the logit c is slope (delta - p_c).
+template <typename T>
+struct FocalOfSoftmax {
+  T loss, slope;
+};
+
+// `shifted` is the logit minus the largest one, `own` its exponential, `others` the sum of the other exponentials.
+template <typename T>
+PYDET_HD FocalOfSoftmax<T> focal_of_softmax(T shifted, T own, T others, T gamma) {
+  const T sum = own + others, p = own / sum, miss = others / sum;
+  // Near 1 the logarithm of p is that of 1 + others / own.
+  const T log_p = own == T(1) && others < T(1) ? -log1p_of_fraction(others) : shifted - logarithm(sum);
+  T modulation = T(1);
+  if (gamma == T(2)) {
+    modulation = miss * miss;
+  } else if (gamma != T(0)) {
+    modulation = exponential(gamma * logarithm(miss));
+  }
+  const T ratio = miss > T(0) ? log_p / miss : T(-1);  // its limit
+  return {-modulation * log_p, modulation * (gamma * p * ratio - T(1))};
 }
 
 // One axis of the grid of a YOLO head: `stride` pixels a cell, and an anchor's extent in pixels.

@@ -1,5 +1,5 @@
-// Scores are scanned once, by all threads; then each image by itself ranks what is above the threshold and suppresses it
-// from the best on, no further than max_per_image boxes need.
+// Scores are scanned once, by all threads; then each image by itself ranks what is above the threshold and suppresses
+// it from the best on, no further than max_per_image boxes need.
 #include <optional>
 #include <tuple>
 
@@ -149,8 +149,8 @@ void write(const Tensor& boxes, const Tensor& scores, int64_t image, const std::
   const int64_t classes = scores.size(2), n = scores.size(1), k = o.max_per_image;
   const int64_t box_bytes = 4 * static_cast<int64_t>(boxes.element_size());
   const int64_t score_bytes = static_cast<int64_t>(scores.element_size());
-  const char* boxes_in = static_cast<const char*>(boxes.const_data_ptr()) +
-                         image * n * (o.boxes_per_class ? classes : 1) * box_bytes;
+  const char* boxes_in =
+      static_cast<const char*>(boxes.const_data_ptr()) + image * n * (o.boxes_per_class ? classes : 1) * box_bytes;
   const char* scores_in = static_cast<const char*>(scores.const_data_ptr()) + image * scores.stride(0) * score_bytes;
   char* boxes_out = static_cast<char*>(out.boxes.mutable_data_ptr()) + image * k * box_bytes;
   char* scores_out = static_cast<char*>(out.scores.mutable_data_ptr()) + image * k * score_bytes;
@@ -178,7 +178,8 @@ void select_all(const Tensor& boxes, const Tensor& scores, std::vector<Candidate
   const Box<T>* data = reinterpret_cast<const Box<T>*>(wide.template const_data_ptr<T>());
   const int64_t classes = scores.size(2), per_image = scores.size(1) * (o.boxes_per_class ? classes : 1);
   const auto select_images = [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) write(boxes, scores, i, select(data + i * per_image, classes, images[i], o), o, out);
+    for (int64_t i = begin; i < end; ++i)
+      write(boxes, scores, i, select(data + i * per_image, classes, images[i], o), o, out);
   };
   if (images.size() == 1) {
     select_images(0, 1);  // the threads are left to its classes
@@ -187,7 +188,7 @@ void select_all(const Tensor& boxes, const Tensor& scores, std::vector<Candidate
   }
 }
 
-std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> multiclass_nms_cpu(const Tensor& boxes,   // [B, N, 4] or [B, N, C, 4]
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> multiclass_nms_cpu(const Tensor& boxes,  // [B, N, 4] or [B, N, C, 4]
                                                                       const Tensor& scores,  // [B, N, C]
                                                                       double score_threshold, double iou_threshold,
                                                                       int64_t max_per_image,
@@ -195,8 +196,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> multiclass_nms_cpu(const Tens
                                                                       bool class_agnostic, bool multi_label) {
   const bool per_class =
       check_multiclass_nms(boxes, scores, score_threshold, iou_threshold, max_per_image, pre_nms_top_k);
-  const MulticlassOptions options{score_threshold, iou_threshold,  max_per_image, pre_nms_top_k.value_or(INT64_MAX),
-                                  class_agnostic,  multi_label, per_class};
+  const MulticlassOptions options{score_threshold, iou_threshold, max_per_image, pre_nms_top_k.value_or(INT64_MAX),
+                                  class_agnostic,  multi_label,   per_class};
   const Tensor dense_boxes = as_contiguous(boxes, boxes.scalar_type());
   // Classes side by side are read where they lie, as in predictions[..., 5:].
   const Tensor read_scores = scores.stride(2) == 1 ? scores : torch::stable::contiguous(scores);
@@ -204,7 +205,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> multiclass_nms_cpu(const Tens
   Detections out{new_dense(boxes, {batch, max_per_image, 4}, boxes.scalar_type()),
                  new_dense(boxes, {batch, max_per_image}, scores.scalar_type()),
                  new_dense(boxes, {batch, max_per_image}, ScalarType::Long),
-                 new_dense(boxes, {batch, max_per_image}, ScalarType::Long), new_dense(boxes, {batch}, ScalarType::Long)};
+                 new_dense(boxes, {batch, max_per_image}, ScalarType::Long),
+                 new_dense(boxes, {batch}, ScalarType::Long)};
   PYDET_DISPATCH_FLOATING(scores.scalar_type(), "multiclass_nms", [&] {
     using score_t = decltype(widen(scalar_t()));
     auto images = scan<score_t, scalar_t>(read_scores, score_threshold);

@@ -72,9 +72,7 @@ Tensor nms_cpu(const Tensor& boxes,   // [N, 4] xyxy
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_FRAGMENT(pydet, m) {
-  m.def("nms(Tensor boxes, Tensor scores, float iou_threshold) -> Tensor");
-}
+STABLE_TORCH_LIBRARY_FRAGMENT(pydet, m) { m.def("nms(Tensor boxes, Tensor scores, float iou_threshold) -> Tensor"); }
 STABLE_TORCH_LIBRARY_IMPL(pydet, CPU, m) { m.impl("nms", TORCH_BOX(&nms_cpu)); }
 
 }  // namespace pydet

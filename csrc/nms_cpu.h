@@ -22,8 +22,8 @@ template <typename T>
 void suppress(const Box<T>* boxes, const uint32_t* order, int64_t n, double threshold, NmsScratch<T>& scratch,
               uint8_t* keep);
 
-// The same inside each class: keys[i] is the class of box i, keep[rank] is for the box order[rank]. On all threads, except
-// inside a task of another loop.
+// The same inside each class: keys[i] is the class of box i, keep[rank] is for the box order[rank]. On all threads,
+// except inside a task of another loop.
 template <typename T>
 void suppress_by_class(const Box<T>* boxes, const std::vector<uint32_t>& order, const std::vector<int64_t>& keys,
                        double threshold, uint8_t* keep);

@@ -95,7 +95,9 @@ std::vector<uint32_t> best_of(const T* scores, int64_t n, int64_t count) {
 }  // namespace
 
 std::vector<uint32_t> best_by_score(const float* scores, int64_t n, int64_t count) { return best_of(scores, n, count); }
-std::vector<uint32_t> best_by_score(const double* scores, int64_t n, int64_t count) { return best_of(scores, n, count); }
+std::vector<uint32_t> best_by_score(const double* scores, int64_t n, int64_t count) {
+  return best_of(scores, n, count);
+}
 
 void order_by_score(const float* scores, int64_t n, uint32_t* order) {
   constexpr int64_t kCounted = 256;

@@ -10,8 +10,8 @@ namespace pydet {
 void order_by_score(const float* scores, int64_t n, uint32_t* order);
 void order_by_score(const double* scores, int64_t n, uint32_t* order);
 
-// The same order, but only its first entries: `count` of them or more (all where there are not so many). Without sorting
-// the others.
+// The same order, but only its first entries: `count` of them or more (all where there are not so many). Without
+// sorting the others.
 std::vector<uint32_t> best_by_score(const float* scores, int64_t n, int64_t count);
 std::vector<uint32_t> best_by_score(const double* scores, int64_t n, int64_t count);
 

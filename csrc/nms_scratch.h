@@ -55,7 +55,8 @@ inline bool can_overlap(const Box<T>& box, T box_area) {
   return box.x2 > box.x1 && box.y2 > box.y1 && box_area > T(0) && box_area <= std::numeric_limits<T>::max();
 }
 
-// Whether the fast path takes the box: a negative power of two and its inverse bound areas, the inverse coordinates too.
+// Whether the fast path takes the box: a negative power of two and its inverse bound areas, the inverse coordinates
+// too.
 template <typename T>
 inline bool is_ordinary(const Box<T>& box, T box_area) {
   if (!can_overlap(box, box_area)) return true;  // it takes part in nothing

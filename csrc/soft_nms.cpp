@@ -107,8 +107,8 @@ std::tuple<Tensor, Tensor> soft_nms_cpu(const Tensor& boxes,   // [N, 4] xyxy
     return soft_nms_as<double>(boxes, scores, kind, {iou_threshold, sigma, min_score, static_cast<double>(offset)});
   }
   return soft_nms_as<float>(boxes, scores, kind,
-                            {static_cast<float>(iou_threshold), static_cast<float>(sigma), static_cast<float>(min_score),
-                             static_cast<float>(offset)});
+                            {static_cast<float>(iou_threshold), static_cast<float>(sigma),
+                             static_cast<float>(min_score), static_cast<float>(offset)});
 }
 
 }  // namespace

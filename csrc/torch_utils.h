@@ -32,9 +32,7 @@ inline std::string shape_of(const Tensor& t) {
   return out.str();
 }
 
-inline std::string dtype_of(const Tensor& t) {
-  return torch::headeronly::toString(t.scalar_type());
-}
+inline std::string dtype_of(const Tensor& t) { return torch::headeronly::toString(t.scalar_type()); }
 
 // Both conversions go through the dispatcher: only what is needed is called.
 inline Tensor as_contiguous(const Tensor& t, ScalarType type) {
@@ -42,8 +40,8 @@ inline Tensor as_contiguous(const Tensor& t, ScalarType type) {
   return converted.is_contiguous() ? converted : torch::stable::contiguous(converted);
 }
 
-// Large new memory is mapped page by page while it is first written, which takes longer than the writing itself; in huge
-// pages it does not. A hint: where it is not followed nothing changes.
+// Large new memory is mapped page by page while it is first written, which takes longer than the writing itself; in
+// huge pages it does not. A hint: where it is not followed nothing changes.
 inline void prefer_huge_pages(void* data, int64_t bytes) {
 #if defined(__linux__)
   constexpr uintptr_t kHugePage = uintptr_t{1} << 21;
@@ -60,9 +58,10 @@ inline Tensor new_dense(const Tensor& like, const std::vector<int64_t>& shape, S
   int32_t device_type = 0;
   STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(like.get(), &device_type));
   AtenTensorHandle handle = nullptr;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(
-      static_cast<int64_t>(shape.size()), shape.data(), strides.data(),
-      torch::stable::detail::to<int32_t>(torch::stable::detail::from(type)), device_type, like.get_device_index(), &handle));
+  STABLE_TORCH_ERROR_CODE_CHECK(
+      aoti_torch_empty_strided(static_cast<int64_t>(shape.size()), shape.data(), strides.data(),
+                               torch::stable::detail::to<int32_t>(torch::stable::detail::from(type)), device_type,
+                               like.get_device_index(), &handle));
   Tensor out(handle);
   if (out.is_cpu()) prefer_huge_pages(out.data_ptr(), out.numel() * static_cast<int64_t>(out.element_size()));
   return out;
@@ -76,8 +75,8 @@ template <typename... Parts>
 }
 
 // PYDET_CHECK(rule, "nms: boxes must be [N, 4], got ", shape_of(boxes)): the parts are only built on failure.
-#define PYDET_CHECK(condition, ...)              \
-  do {                                           \
+#define PYDET_CHECK(condition, ...)               \
+  do {                                            \
     if (!(condition)) ::pydet::fail(__VA_ARGS__); \
   } while (0)
 
@@ -91,22 +90,19 @@ inline bool is_integral(ScalarType t) {
 }
 
 // Body sees `scalar_t`. Variadic because kernels launched inside have commas.
-#define PYDET_DISPATCH_FLOATING(TYPE, NAME, ...)                                     \
-  THO_DISPATCH_SWITCH(TYPE, NAME,                                                    \
-                      THO_DISPATCH_CASE(ScalarType::Float, __VA_ARGS__)              \
-                          THO_DISPATCH_CASE(ScalarType::Double, __VA_ARGS__)         \
-                              THO_DISPATCH_CASE(ScalarType::Half, __VA_ARGS__)       \
-                                  THO_DISPATCH_CASE(ScalarType::BFloat16, __VA_ARGS__))
+#define PYDET_DISPATCH_FLOATING(TYPE, NAME, ...)                                                           \
+  THO_DISPATCH_SWITCH(                                                                                     \
+      TYPE, NAME,                                                                                          \
+      THO_DISPATCH_CASE(ScalarType::Float, __VA_ARGS__) THO_DISPATCH_CASE(ScalarType::Double, __VA_ARGS__) \
+          THO_DISPATCH_CASE(ScalarType::Half, __VA_ARGS__) THO_DISPATCH_CASE(ScalarType::BFloat16, __VA_ARGS__))
 
-#define PYDET_DISPATCH_FLOATING_AND_INTEGRAL(TYPE, NAME, ...)                                           \
-  THO_DISPATCH_SWITCH(                                                                                  \
-      TYPE, NAME,                                                                                       \
-      THO_DISPATCH_CASE(ScalarType::Float, __VA_ARGS__) THO_DISPATCH_CASE(                              \
-          ScalarType::Double, __VA_ARGS__) THO_DISPATCH_CASE(ScalarType::Half, __VA_ARGS__)             \
-          THO_DISPATCH_CASE(ScalarType::BFloat16, __VA_ARGS__) THO_DISPATCH_CASE(                       \
-              ScalarType::Byte, __VA_ARGS__) THO_DISPATCH_CASE(ScalarType::Char, __VA_ARGS__)           \
-              THO_DISPATCH_CASE(ScalarType::Short, __VA_ARGS__)                                         \
-                  THO_DISPATCH_CASE(ScalarType::Int, __VA_ARGS__)                                       \
+#define PYDET_DISPATCH_FLOATING_AND_INTEGRAL(TYPE, NAME, ...)                                                       \
+  THO_DISPATCH_SWITCH(                                                                                              \
+      TYPE, NAME,                                                                                                   \
+      THO_DISPATCH_CASE(ScalarType::Float, __VA_ARGS__) THO_DISPATCH_CASE(ScalarType::Double, __VA_ARGS__)          \
+          THO_DISPATCH_CASE(ScalarType::Half, __VA_ARGS__) THO_DISPATCH_CASE(ScalarType::BFloat16, __VA_ARGS__)     \
+              THO_DISPATCH_CASE(ScalarType::Byte, __VA_ARGS__) THO_DISPATCH_CASE(ScalarType::Char, __VA_ARGS__)     \
+                  THO_DISPATCH_CASE(ScalarType::Short, __VA_ARGS__) THO_DISPATCH_CASE(ScalarType::Int, __VA_ARGS__) \
                       THO_DISPATCH_CASE(ScalarType::Long, __VA_ARGS__))
 
 }  // namespace pydet

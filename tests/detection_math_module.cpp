@@ -41,6 +41,31 @@ T yolo_corner(T tx, T ty, T tw, T th, T column, T row, T stride_x, T stride_y, T
                    i);
 }
 
+template <typename T>
+T logistic_part(T x, int i) {
+  const Logistic<T> l = logistic(x);
+  return i == 0 ? l.p : i == 1 ? l.not_p : l.tail;
+}
+
+template <typename T>
+T focal_part(T x, T t, T alpha, T not_alpha, T gamma, int i) {
+  LossAndGradient<T> f;
+  switch (focal_power(gamma)) {
+    case FocalPower::zero:
+      f = focal<FocalPower::zero>(x, t, alpha, not_alpha, gamma);
+      break;
+    case FocalPower::one:
+      f = focal<FocalPower::one>(x, t, alpha, not_alpha, gamma);
+      break;
+    case FocalPower::two:
+      f = focal<FocalPower::two>(x, t, alpha, not_alpha, gamma);
+      break;
+    default:
+      f = focal<FocalPower::any>(x, t, alpha, not_alpha, gamma);
+  }
+  return i == 0 ? f.loss : f.gradient;
+}
+
 // A submodule a type, so that numpy's conversion to the other type can't hide a difference.
 template <typename T>
 void define(py::module_ m) {
@@ -51,6 +76,11 @@ void define(py::module_ m) {
   m.def("area", py::vectorize(area_of<T>));
   m.def("to_xyxy", py::vectorize(corner_of<T>));
   m.def("exponential", py::vectorize([](T x) { return exponential(x); }));
+  m.def("exp_of_negative", py::vectorize([](T x) { return exp_of_negative(x); }));
+  m.def("log1p_of_fraction", py::vectorize([](T x) { return log1p_of_fraction(x); }));
+  m.def("logarithm", py::vectorize([](T x) { return logarithm(x); }));
+  m.def("logistic", py::vectorize(logistic_part<T>));
+  m.def("focal", py::vectorize(focal_part<T>));
   m.def("sigmoid", py::vectorize(sigmoid<T>));
   m.def("scaled_sigmoid", py::vectorize(scaled_sigmoid<T>));
   m.def("yolo_box", py::vectorize(yolo_corner<T>));

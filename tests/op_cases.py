@@ -33,7 +33,9 @@ def yolo_head(n: int, generator: torch.Generator) -> tuple[Tensor, Tensor, tuple
 
 def clustered_boxes(n: int, generator: torch.Generator, per_object: int = 20) -> Tensor:
     """[n, 4] xyxy boxes as a detector gives them before NMS: several, slightly different ones for each object."""
-    objects = random_boxes(max(n // per_object, 1), generator)[torch.randint(max(n // per_object, 1), (n,), generator=generator)]
+    objects = random_boxes(max(n // per_object, 1), generator)[
+        torch.randint(max(n // per_object, 1), (n,), generator=generator)
+    ]
     size = (objects[:, 2:] - objects[:, :2]).repeat(1, 2)
     return objects + 0.08 * size * torch.randn(n, 4, generator=generator)
 
@@ -54,6 +56,17 @@ def multiclass_nms_inputs(n: int, generator: torch.Generator) -> tuple[Any, ...]
     boxes = torch.stack([clustered_boxes(n, generator), random_boxes(n, generator, size=8.0 * n)])
     scores = torch.rand(2, n, 5, generator=generator) ** 3
     return boxes, scores, 0.02, 0.5, n // 2 + 5, 3 * n + 1, False, True
+
+
+def focal_labels(n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """[n, 7] logits, some saturated, and labels: most of them 0, some 1, some between."""
+    logits = torch.randn(n, 7, generator=generator) * torch.tensor([1, 1, 3, 10, 30, 60, 2.0])
+    return logits, torch.tensor([0, 0, 0, 1, 0.3])[torch.randint(5, (n, 7), generator=generator)]
+
+
+def focal_classes(n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """[n, 19] logits and a class for each row, -1 (ignored) among them."""
+    return torch.randn(n, 19, generator=generator) * 4, torch.randint(-1, 19, (n,), generator=generator)
 
 
 @dataclass(frozen=True)
@@ -117,6 +130,26 @@ OP_CASES = [
         tolerance=(2e-6, 2e-5),
         summary="boxes, objectness and class scores of a raw YOLOv3 head, in one read and one write",
         source="YOLOv3 (Redmon and Farhadi 2018), section 2.1; Darknet's [yolo] layer",
+    ),
+    OpCase(
+        name="sigmoid_focal_loss",
+        make_inputs=focal_labels,
+        sizes=(0, 1, 2, 9, 146, 147, 1000),
+        floating=(0, 1),
+        gradients=(0, 1),
+        tolerance=(3e-6, 1e-9),
+        summary="Focal loss and its gradient in one pass; labels or integer classes, reduction included",
+        source="Focal loss (Lin et al. 2017); torchvision.ops.sigmoid_focal_loss",
+    ),
+    OpCase(
+        name="softmax_focal_loss",
+        make_inputs=lambda n, g: (*focal_classes(n, g), 2.0, 0.25, torch.rand(19, generator=g), "none"),
+        sizes=(0, 1, 2, 15, 300, 2000),
+        floating=(0, 4),
+        gradients=(0, 4),
+        tolerance=(3e-6, 1e-9),
+        summary="Focal loss of a softmax and its gradient in one pass",
+        source="Focal loss (Lin et al. 2017); mmcv.ops.softmax_focal_loss",
     ),
     OpCase(
         name="nms",

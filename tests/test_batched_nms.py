@@ -29,7 +29,9 @@ def test_equals_a_loop_over_the_classes(classes: int, dtype: torch.dtype, scale:
     assert torch.equal(ops.batched_nms(boxes, scores, idxs, 0.5), reference.batched_nms(boxes, scores, idxs, 0.5))
 
 
-@pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.int32, torch.int64, torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize(
+    "dtype", [torch.uint8, torch.int8, torch.int32, torch.int64, torch.float32, torch.bfloat16], ids=str
+)
 def test_any_dtype_of_the_classes(dtype: torch.dtype) -> None:
     g = torch.Generator().manual_seed(0)
     boxes, scores = clustered_boxes(500, g), torch.rand(500, generator=g)

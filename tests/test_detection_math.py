@@ -84,6 +84,76 @@ def test_exp_special_values(math: ModuleType) -> None:
     assert exp(F32(-103.98)) == 0
 
 
+def test_exp_of_negative(math: ModuleType) -> None:
+    x = -np.concatenate([every_float(1021), np.linspace(0, 89, 400_001)]).astype(np.float32)
+    x = x[x <= 0]
+    result, truth = math.f32.exp_of_negative(x), np.exp(x.astype(np.float64))
+    normal = x > -87.3  # e^-87.3 is the smallest normal float
+    assert ulps(result[normal], truth[normal]).max() <= 1.0
+    assert result[~normal].max() <= 1.3e-38
+    assert (result[x < -87.7] == 0).all()
+    assert math.f32.exp_of_negative([0.0, -0.0]).tolist() == [1, 1]
+    assert np.isnan(math.f32.exp_of_negative(NAN))
+
+
+def test_log1p_of_fraction(math: ModuleType) -> None:
+    x = np.concatenate([every_float(1021), np.linspace(0, 1, 1_000_001)]).astype(np.float32)
+    x = x[(x >= 0) & (x <= 1)]
+    assert ulps(math.f32.log1p_of_fraction(x), np.log1p(x.astype(np.float64))).max() <= 2.0
+    assert math.f32.log1p_of_fraction(0.0) == 0
+    assert np.isnan(math.f32.log1p_of_fraction(NAN))
+
+
+def test_logarithm(math: ModuleType) -> None:
+    x = np.concatenate([every_float(1021), np.linspace(0.5, 2, 1_000_001), 2.0 ** np.arange(-149, 128)])
+    x = x.astype(np.float32)
+    x = x[(x > 0) & np.isfinite(x)]
+    assert ulps(math.f32.logarithm(x), np.log(x.astype(np.float64))).max() <= 2.0
+    log = math.f32.logarithm
+    assert log(1.0) == 0
+    assert (log(0.0), log(-0.0), log(INF)) == (-INF, -INF, INF)
+    assert np.isnan(log([NAN, -1.0, -1e-45, -INF])).all()
+
+
+def test_logistic_keeps_the_digits_of_both_sides(math: ModuleType) -> None:
+    x = np.linspace(-87, 87, 400_001, dtype=np.float32)
+    wide = x.astype(np.float64)
+    truth = 1 / (1 + np.exp(-wide)), 1 / (1 + np.exp(wide)), np.log1p(np.exp(-np.abs(wide)))
+    for part, limit in enumerate((3.0, 3.0, 3.0)):
+        assert ulps(math.f32.logistic(x, part), truth[part]).max() <= limit
+    assert [math.f32.logistic(INF, i) for i in range(3)] == [1, 0, 0]
+    assert [math.f32.logistic(-INF, i) for i in range(3)] == [0, 1, 0]
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 1.0, 2.0, 3.5])
+def test_focal_in_float_and_double(math: ModuleType, gamma: float) -> None:
+    random = np.random.default_rng(5)
+    x, t = random.normal(0, 6, 50_000), random.choice([0, 1, 0.25], 50_000)
+    x = x.astype(np.float32).astype(np.float64)
+    miss = t / (1 + np.exp(x)) + (1 - t) / (1 + np.exp(-x))
+    entropy = t * np.logaddexp(0, -x) + (1 - t) * np.logaddexp(0, x)
+    truth = (0.25 * t + 0.75 * (1 - t)) * miss**gamma * entropy
+    np.testing.assert_allclose(math.f64.focal(x, t, 0.25, 0.75, gamma, 0), truth, rtol=1e-12)
+    np.testing.assert_allclose(math.f32.focal(x, t, 0.25, 0.75, gamma, 0), truth, rtol=1e-5, atol=1e-37)
+    step = 1e-5  # a central difference of the double loss is its derivative to about 1e-10
+    up, down = (math.f64.focal(x + s, t, 0.25, 0.75, gamma, 0) for s in (step, -step))
+    slope = math.f64.focal(x, t, 0.25, 0.75, gamma, 1)
+    np.testing.assert_allclose(slope, (up - down) / (2 * step), rtol=1e-5, atol=1e-9)
+    np.testing.assert_allclose(math.f32.focal(x, t, 0.25, 0.75, gamma, 1), slope, rtol=2e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.01, 0.5, 1.0, 2.0, 3.5])
+def test_focal_is_finite_everywhere(math: ModuleType, gamma: float) -> None:
+    x = np.array([0, 20, 87, 87.5, 88, 100, 1e4, 3e38, INF])
+    for t in (0, 0.3, 1):
+        for sign in (-1, 1):
+            for f in (math.f32, math.f64):
+                for part in (0, 1):
+                    assert np.isfinite(f.focal(sign * x, t, 0.25, 0.75, gamma, part)).all()
+    assert np.isnan(math.f32.focal(NAN, 1, 0.25, 0.75, gamma, 0))
+    assert np.isnan(math.f32.focal(0, NAN, 0.25, 0.75, gamma, 1))
+
+
 def test_exp_of_negated_is_the_reciprocal(math: ModuleType) -> None:
     x = np.linspace(-80, 80, 100_001, dtype=np.float32)
     product = math.f32.exponential(x).astype(np.float64) * math.f32.exponential(-x)

@@ -1,7 +1,7 @@
 // Greedy non-maximum suppression of one class. No include guard: compiled once per instruction set, see cpu_levels.h.
 //
-// Boxes are visited best score first and compared with the boxes kept so far, a block of kept boxes at a time. While few
-// are kept they stand in one list. Beyond that they stand in a grid, and only cells are visited in which a box with
+// Boxes are visited best score first and compared with the boxes kept so far, a block of kept boxes at a time. While
+// few are kept they stand in one list. Beyond that they stand in a grid, and only cells are visited in which a box with
 // enough overlap can lie, so that the cost grows with the overlaps and not with the square of the number of boxes.
 namespace pydet {
 namespace PYDET_LEVEL {
@@ -145,7 +145,9 @@ class Grid {
     return false;
   }
 
-  void insert_at(int64_t position, const Box<T>& box, T box_area) { insert(box, box_area, scratch_.cell_of_box[position]); }
+  void insert_at(int64_t position, const Box<T>& box, T box_area) {
+    insert(box, box_area, scratch_.cell_of_box[position]);
+  }
 
  private:
   bool cell_suppresses(int64_t index, const Box<T>& box, T box_area) const {
@@ -162,7 +164,9 @@ class Grid {
     // Compared before it is converted: a float beyond int64 has no conversion.
     return value <= T(0) ? 0 : value >= static_cast<T>(last) ? last : static_cast<int64_t>(value);
   }
-  int64_t column_of(const GridLevel<T>& l, T cx) const { return clamped((cx - min_x_) * l.cells_per_pixel, l.columns - 1); }
+  int64_t column_of(const GridLevel<T>& l, T cx) const {
+    return clamped((cx - min_x_) * l.cells_per_pixel, l.columns - 1);
+  }
   int64_t row_of(const GridLevel<T>& l, T cy) const { return clamped((cy - min_y_) * l.cells_per_pixel, l.rows - 1); }
 
   uint32_t cell_of(const Box<T>& box, T box_area) const {
@@ -211,7 +215,8 @@ class Grid {
     levels_ = all_levels_ + (min_level_ - kLowestLevel);
   }
 
-  // A cell is four times as wide as the smallest box of its level, or wider where that would give more cells than boxes.
+  // A cell is four times as wide as the smallest box of its level, or wider where that would give more cells than
+  // boxes.
   void lay_out() {
     int64_t cells = 0;
     for (int l = min_level_; l <= max_level_; ++l) {

@@ -37,7 +37,8 @@ template <typename T, typename In1, typename In2, typename Out>
 void box_iou_launch(const Tensor& boxes1, const Tensor& boxes2, BoxFormat format, Tensor& out, cudaStream_t stream) {
   const int64_t n = boxes1.size(-2), m = boxes2.size(-2), batch = boxes1.numel() / (4 * n);
   const int64_t tasks = batch * ((n + kRows - 1) / kRows);
-  const dim3 grid(static_cast<unsigned>((m + kColumns - 1) / kColumns), static_cast<unsigned>(tasks < 65535 ? tasks : 65535));
+  const dim3 grid(static_cast<unsigned>((m + kColumns - 1) / kColumns),
+                  static_cast<unsigned>(tasks < 65535 ? tasks : 65535));
   launch(box_iou_kernel<T, In1, In2, Out>, grid, dim3(kColumns), 0, stream, boxes1.const_data_ptr<In1>(),
          boxes2.const_data_ptr<In2>(), batch, n, m, format, out.mutable_data_ptr<Out>());
 }
@@ -68,9 +69,8 @@ Tensor box_iou_cuda(const Tensor& boxes1,  // [..., N, 4]
       box_iou_launch<double, double, double, float>(a, b, format, out, stream);
     }
   } else {
-    PYDET_DISPATCH_FLOATING(shared_type, "box_iou", [&] {
-      box_iou_launch<float, scalar_t, scalar_t, float>(a, b, format, out, stream);
-    });
+    PYDET_DISPATCH_FLOATING(shared_type, "box_iou",
+                            [&] { box_iou_launch<float, scalar_t, scalar_t, float>(a, b, format, out, stream); });
   }
   return out;
 }

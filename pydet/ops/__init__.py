@@ -8,7 +8,9 @@ from pydet.ops.batched_nms import batched_nms
 from pydet.ops.box_iou import box_iou
 from pydet.ops.multiclass_nms import multiclass_nms
 from pydet.ops.nms import nms
+from pydet.ops.sigmoid_focal_loss import sigmoid_focal_loss
 from pydet.ops.soft_nms import soft_nms
+from pydet.ops.softmax_focal_loss import softmax_focal_loss
 from pydet.ops.yolo_decode import yolo_decode
 
 __all__ = [
@@ -19,6 +21,8 @@ __all__ = [
     "multiclass_nms",
     "nms",
     "set_backend",
+    "sigmoid_focal_loss",
     "soft_nms",
+    "softmax_focal_loss",
     "yolo_decode",
 ]

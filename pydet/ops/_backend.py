@@ -31,7 +31,16 @@ def _triton_operator(name: str) -> Any | None:
     return getattr(importlib.import_module(module), name)
 
 
-OPERATORS = ("batched_nms", "box_iou", "multiclass_nms", "nms", "soft_nms", "yolo_decode")
+OPERATORS = (
+    "batched_nms",
+    "box_iou",
+    "multiclass_nms",
+    "nms",
+    "sigmoid_focal_loss",
+    "soft_nms",
+    "softmax_focal_loss",
+    "yolo_decode",
+)
 """Every operator of torch.ops.pydet that users call, by name: its wrapper, reference and test are called the same."""
 
 
@@ -53,6 +62,8 @@ class _Override:
 _forced: list[tuple[Backend, _Override]] = []
 _fallbacks: dict[str, tuple[str, str]] = {}
 """CUDA operators without a compiled kernel: name -> (backend that serves, why)."""
+_slow: dict[str, Any] = {}
+"""Those that the reference serves: name -> the reference, with a warning once."""
 
 
 class set_backend:
@@ -117,7 +128,9 @@ def _serve_cuda_without_kernels() -> _Override | None:
         why = _library.CUDA_MISSING_BECAUSE or "it has no CUDA kernel yet"
         launcher = _triton_operator(name)
         _fallbacks[name] = ("triton" if launcher else "reference", why)
-        override.put(name, "CUDA", launcher or _warn_once(name, getattr(reference, name), why))
+        if launcher is None:
+            _slow[name] = _warn_once(name, getattr(reference, name), why)
+        override.put(name, "CUDA", launcher or _slow[name])
     return override
 
 
@@ -132,6 +145,13 @@ def _warn_once(name: str, function: Any, why: str) -> Any:
         return function(*args)
 
     return slow
+
+
+def reference_of(name: str, device: str) -> Any | None:
+    """The reference where it serves an operator on a device now, else None."""
+    if _forced and _forced[-1][0] == "reference":
+        return getattr(reference, name)
+    return _slow.get(name) if device == "cuda" else None
 
 
 def backend_of(name: str, device: str = "cpu") -> tuple[str, str]:

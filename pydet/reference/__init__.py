@@ -4,7 +4,18 @@ from pydet.reference.batched_nms import batched_nms
 from pydet.reference.box_iou import box_iou
 from pydet.reference.multiclass_nms import multiclass_nms
 from pydet.reference.nms import nms
+from pydet.reference.sigmoid_focal_loss import sigmoid_focal_loss
 from pydet.reference.soft_nms import soft_nms
+from pydet.reference.softmax_focal_loss import softmax_focal_loss
 from pydet.reference.yolo_decode import yolo_decode
 
-__all__ = ["batched_nms", "box_iou", "multiclass_nms", "nms", "soft_nms", "yolo_decode"]
+__all__ = [
+    "batched_nms",
+    "box_iou",
+    "multiclass_nms",
+    "nms",
+    "sigmoid_focal_loss",
+    "soft_nms",
+    "softmax_focal_loss",
+    "yolo_decode",
+]

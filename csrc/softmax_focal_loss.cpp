@@ -1,0 +1,149 @@
+#include <algorithm>
+#include <limits>
+#include <tuple>
+#include <vector>
+
+#include "focal_loss.h"
+
+namespace pydet {
+namespace {
+
+constexpr int64_t kLogitsPerTask = 1 << 14;  // about 20 us of work
+
+template <typename T, typename In>
+struct SoftmaxFocalJob {
+  const In* inputs;
+  const int64_t* classes;
+  int64_t num_classes;
+  const T* weight;  // one for each class, or null
+  T alpha, gamma;
+  T* losses;      // one for each row
+  In* gradients;  // one for each logit, or null
+  Upstream<T> upstream;
+  T scale;
+};
+
+}  // namespace
+}  // namespace pydet
+
+#define PYDET_KERNELS "cpu/softmax_focal_loss.h"
+#include "cpu_levels.h"
+
+namespace pydet {
+namespace {
+
+struct FocalOutputs {
+  Tensor loss, gradient;
+};
+
+template <typename T, typename In>
+void run_rows(const SoftmaxFocalJob<T, In>& job, int64_t rows) {
+  const int64_t grain = kLogitsPerTask / job.num_classes + 1;
+  torch::stable::parallel_for(0, rows, grain, [&](int64_t begin, int64_t end) {
+    std::vector<T> exponentials(job.num_classes);
+    for (int64_t row = begin; row < end; ++row) PYDET_CPU_CALL(softmax_focal_row, job, row, exponentials.data());
+  });
+}
+
+template <typename T, typename In>
+FocalOutputs softmax_focal_as(const Tensor& inputs, const Tensor& targets, double gamma, double alpha,
+                              const std::optional<Tensor>& weight, Reduction reduction, FocalWanted wanted,
+                              const Tensor* grad) {
+  const ScalarType compute = focal_dtype(inputs);
+  const int64_t rows = inputs.size(0);
+  const FocalClasses classes =
+      load_classes("softmax_focal_loss", targets, inputs.size(1) - 1, "classes below C, or negative to be ignored");
+  const Tensor logits = as_contiguous(inputs, inputs.scalar_type());
+  const Tensor weights = weight ? as_contiguous(*weight, compute) : inputs;
+  const Tensor upstream = grad != nullptr ? as_contiguous(*grad, compute) : inputs;
+  const bool each = reduction == Reduction::none;
+  const double averaged = reduction == Reduction::mean ? static_cast<double>(std::max<int64_t>(rows, 1)) : 1;
+  FocalOutputs outputs;
+  std::vector<T> row_losses;
+  SoftmaxFocalJob<T, In> job{};
+  job.inputs = logits.const_data_ptr<In>();
+  job.classes = classes.data;
+  job.num_classes = inputs.size(1);
+  job.weight = weight ? weights.const_data_ptr<T>() : nullptr;
+  job.alpha = static_cast<T>(alpha < 0 ? 1 : alpha);
+  job.gamma = static_cast<T>(gamma);
+  job.scale = static_cast<T>(1 / averaged);
+  if (grad != nullptr) job.upstream = {upstream.const_data_ptr<T>(), !each};
+  if (wanted != FocalWanted::gradient) {
+    outputs.loss = new_dense(inputs, each ? std::vector<int64_t>{rows} : std::vector<int64_t>{}, compute);
+  }
+  if (wanted != FocalWanted::loss) {
+    outputs.gradient = new_dense(inputs, shape_vector(inputs), inputs.scalar_type());
+    job.gradients = outputs.gradient.mutable_data_ptr<In>();
+  }
+  if (wanted != FocalWanted::gradient && each) {
+    job.losses = outputs.loss.mutable_data_ptr<T>();
+  } else {
+    row_losses.resize(rows);
+    job.losses = row_losses.data();
+  }
+  if (rows > 0) run_rows(job, rows);
+  if (wanted != FocalWanted::gradient && !each) {
+    double total = 0;  // in the order of the rows: the number of threads makes no difference
+    for (const T loss : row_losses) total += static_cast<double>(loss);
+    outputs.loss.mutable_data_ptr<T>()[0] = static_cast<T>(total / averaged);
+  }
+  return outputs;
+}
+
+FocalOutputs softmax_focal(const Tensor& inputs, const Tensor& targets, double gamma, double alpha,
+                           const std::optional<Tensor>& weight, const std::string& reduction_name, FocalWanted wanted,
+                           const Tensor* grad = nullptr) {
+  const Reduction reduction = check_softmax_focal_loss(inputs, targets, gamma, alpha, weight, reduction_name);
+  if (grad != nullptr) {
+    check_upstream("softmax_focal_loss", *grad,
+                   reduction == Reduction::none ? std::vector<int64_t>{inputs.size(0)} : std::vector<int64_t>{});
+  }
+  FocalOutputs outputs;
+  PYDET_DISPATCH_FLOATING(inputs.scalar_type(), "softmax_focal_loss", [&] {
+    using compute_t = decltype(widen(scalar_t()));
+    outputs = softmax_focal_as<compute_t, scalar_t>(inputs, targets, gamma, alpha, weight, reduction, wanted, grad);
+  });
+  return outputs;
+}
+
+Tensor softmax_focal_loss_cpu(const Tensor& inputs,   // [N, C]
+                              const Tensor& targets,  // [N]
+                              double gamma, double alpha,
+                              std::optional<Tensor> weight,  // [C]
+                              std::string reduction) {
+  return softmax_focal(inputs, targets, gamma, alpha, weight, reduction, FocalWanted::loss).loss;
+}
+
+std::tuple<Tensor, Tensor> with_gradient_cpu(const Tensor& inputs, const Tensor& targets, double gamma, double alpha,
+                                             std::optional<Tensor> weight, std::string reduction) {
+  const FocalOutputs outputs =
+      softmax_focal(inputs, targets, gamma, alpha, weight, reduction, FocalWanted::loss_and_gradient);
+  return {outputs.loss, outputs.gradient};
+}
+
+Tensor backward_cpu(const Tensor& grad, const Tensor& inputs, const Tensor& targets, double gamma, double alpha,
+                    std::optional<Tensor> weight, std::string reduction) {
+  return softmax_focal(inputs, targets, gamma, alpha, weight, reduction, FocalWanted::gradient, &grad).gradient;
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_FRAGMENT(pydet, m) {
+  m.def(
+      "softmax_focal_loss(Tensor inputs, Tensor targets, float gamma=2., float alpha=0.25, Tensor? weight=None, "
+      "str reduction='mean') -> Tensor");
+  m.def(
+      "_softmax_focal_loss_with_gradient(Tensor inputs, Tensor targets, float gamma, float alpha, Tensor? weight, "
+      "str reduction) -> (Tensor, Tensor)");
+  m.def(
+      "_softmax_focal_loss_backward(Tensor grad, Tensor inputs, Tensor targets, float gamma, float alpha, "
+      "Tensor? weight, str reduction) -> Tensor");
+}
+STABLE_TORCH_LIBRARY_IMPL(pydet, CPU, m) {
+  m.impl("softmax_focal_loss", TORCH_BOX(&softmax_focal_loss_cpu));
+  m.impl("_softmax_focal_loss_with_gradient", TORCH_BOX(&with_gradient_cpu));
+  m.impl("_softmax_focal_loss_backward", TORCH_BOX(&backward_cpu));
+}
+
+}  // namespace pydet
