@@ -50,6 +50,9 @@ void define(py::module_ m) {
   m.def("intersection", py::vectorize(intersection_of<T>));
   m.def("area", py::vectorize(area_of<T>));
   m.def("to_xyxy", py::vectorize(corner_of<T>));
+  m.def("rank_of", py::vectorize([](T x) { return rank_of(x); }));
+  m.def("rank_of_positive", py::vectorize([](T x) { return rank_of_positive(x); }));
+  m.def("logarithm", py::vectorize([](T x) { return logarithm(x); }));
   m.def("exponential", py::vectorize([](T x) { return exponential(x); }));
   m.def("sigmoid", py::vectorize(sigmoid<T>));
   m.def("scaled_sigmoid", py::vectorize(scaled_sigmoid<T>));

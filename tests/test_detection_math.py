@@ -284,3 +284,21 @@ def test_yolo_box_special_values(math: ModuleType) -> None:
         for j in range(4)
     ]
     assert nan == [[True, False, True, False], [False, True, False, True]] * 2
+
+
+def test_rank_orders_as_numbers_do(math: ModuleType) -> None:
+    for f, dtype in ((math.f32, np.float32), (math.f64, np.float64)):
+        tiny = np.finfo(dtype).smallest_subnormal
+        x = np.array([-INF, -3.5, -1, -tiny, 0, tiny, 0.5, 1, 2, INF, NAN], dtype=dtype)
+        assert (np.diff(f.rank_of(x).astype(object)) > 0).all()
+        assert f.rank_of(dtype(-0.0)) == f.rank_of(dtype(0)) == f.rank_of_positive(dtype(-0.0)) == 0
+        assert f.rank_of(-dtype(NAN)) == f.rank_of(dtype(NAN)) == np.iinfo(f"int{dtype().nbytes * 8}").max
+        assert np.array_equal(f.rank_of(x[4:-1]), f.rank_of_positive(x[4:-1]))
+
+
+def test_logarithm_of_every_hundredth_float(math: ModuleType) -> None:
+    x = every_float(step=101)
+    x = x[(x > 0) & np.isfinite(x)]
+    assert ulps(math.f32.logarithm(x), np.log(x.astype(np.float64))).max() <= 2
+    odd = np.array([0, -0.0, -1, INF, -INF, NAN], F32)
+    assert np.array_equal(math.f32.logarithm(odd), np.array([-INF, -INF, NAN, INF, NAN, NAN], F32), equal_nan=True)

@@ -31,7 +31,17 @@ def _triton_operator(name: str) -> Any | None:
     return getattr(importlib.import_module(module), name)
 
 
-OPERATORS = ("batched_nms", "box_iou", "multiclass_nms", "nms", "soft_nms", "yolo_decode")
+OPERATORS = (
+    "batched_nms",
+    "box_iou",
+    "decode_boxes",
+    "encode_boxes",
+    "match_anchors",
+    "multiclass_nms",
+    "nms",
+    "soft_nms",
+    "yolo_decode",
+)
 """Every operator of torch.ops.pydet that users call, by name: its wrapper, reference and test are called the same."""
 
 
