@@ -199,4 +199,82 @@ inline Reduction check_softmax_focal_loss(const Tensor& inputs,                 
   return check_reduction(op, reduction);
 }
 
+// What becomes of the anchors on which a ground truth's best IoU lies.
+enum class MatchMode : int { threshold, retinanet, ssd };
+
+// The values of `counts` are checked where they are read: on a GPU that would wait for the device.
+inline MatchMode check_match_anchors(const Tensor& anchors,                // [A, 4] or [B, A, 4]
+                                     const Tensor& gt_boxes,               // [G, 4]
+                                     const std::optional<Tensor>& counts,  // [B]
+                                     double high_threshold, const std::optional<double>& low_threshold,
+                                     const std::string& mode) {
+  const char* op = "match_anchors";
+  PYDET_CHECK(is_floating(anchors.scalar_type()), op, ": anchors must be a floating tensor, got ", dtype_of(anchors));
+  PYDET_CHECK(is_floating(gt_boxes.scalar_type()), op, ": gt_boxes must be a floating tensor, got ",
+              dtype_of(gt_boxes));
+  PYDET_CHECK((anchors.dim() == 2 || (anchors.dim() == 3 && counts)) && anchors.size(-1) == 4, op,
+              ": anchors must be [A, 4], or [B, A, 4] with counts, got ", shape_of(anchors));
+  PYDET_CHECK(gt_boxes.dim() == 2 && gt_boxes.size(1) == 4, op, ": gt_boxes must be [G, 4], got ", shape_of(gt_boxes));
+  PYDET_CHECK(anchors.size(-2) <= INT32_MAX, op, ": anchors must be at most 2147483647, got ", anchors.size(-2));
+  PYDET_CHECK(gt_boxes.size(0) <= INT32_MAX, op, ": gt_boxes must be at most 2147483647, got ", gt_boxes.size(0));
+  check_same_device(op, "anchors", anchors, "gt_boxes", gt_boxes);
+  if (counts) {
+    PYDET_CHECK(counts->dim() == 1 && is_integral(counts->scalar_type()), op,
+                ": counts must be an integer tensor [B], got ", dtype_of(*counts), " ", shape_of(*counts));
+    PYDET_CHECK(anchors.dim() == 2 || anchors.size(0) == counts->size(0), op,
+                ": anchors must be [B, A, 4] with B = ", counts->size(0), " as in counts, got ", shape_of(anchors));
+    check_same_device(op, "anchors", anchors, "counts", *counts);
+  }
+  PYDET_CHECK(high_threshold == high_threshold, op, ": high_threshold must be a number, got nan");
+  PYDET_CHECK(!low_threshold || *low_threshold <= high_threshold, op,
+              ": low_threshold must be at most high_threshold = ", high_threshold, ", got ", *low_threshold);
+  if (mode == "threshold") return MatchMode::threshold;
+  if (mode == "retinanet") return MatchMode::retinanet;
+  PYDET_CHECK(mode == "ssd", op, ": mode must be 'retinanet', 'ssd' or 'threshold', got '", mode, "'");
+  return MatchMode::ssd;
+}
+
+inline void check_code_weights(const char* op, const std::vector<double>& weights) {
+  PYDET_CHECK(weights.size() == 4, op, ": weights must be 4 numbers (x, y, width, height), got ", weights.size());
+  for (const double weight : weights) {
+    PYDET_CHECK(weight > 0 && weight <= 1e30, op, ": weights must be positive and finite, got ", weight);
+  }
+}
+
+// The second tensor may have fewer leading dimensions: its boxes are then shared by what the first has more.
+inline void check_shared_boxes(const char* op, const char* name1, const Tensor& t1, const char* name2,
+                               const Tensor& t2) {
+  PYDET_CHECK(is_floating(t1.scalar_type()), op, ": ", name1, " must be a floating tensor, got ", dtype_of(t1));
+  PYDET_CHECK(is_floating(t2.scalar_type()), op, ": ", name2, " must be a floating tensor, got ", dtype_of(t2));
+  bool same = t2.dim() <= t1.dim();
+  for (int64_t d = 2; same && d <= t2.dim(); ++d) same = t1.size(-d) == t2.size(-d);
+  PYDET_CHECK(same, op, ": the leading dimensions of ", name2, " must be the last ones of ", name1, ", got ",
+              shape_of(t2), " for ", shape_of(t1));
+  check_same_device(op, name1, t1, name2, t2);
+}
+
+inline void check_encode_boxes(const Tensor& reference_boxes,  // [..., N, 4]
+                               const Tensor& proposals,        // [..., N, 4]
+                               const std::vector<double>& weights) {
+  const char* op = "encode_boxes";
+  PYDET_CHECK(reference_boxes.dim() >= 2 && reference_boxes.size(-1) == 4, op,
+              ": reference_boxes must be [..., N, 4], got ", shape_of(reference_boxes));
+  PYDET_CHECK(proposals.dim() >= 2 && proposals.size(-1) == 4, op, ": proposals must be [..., N, 4], got ",
+              shape_of(proposals));
+  check_shared_boxes(op, "reference_boxes", reference_boxes, "proposals", proposals);
+  check_code_weights(op, weights);
+}
+
+inline void check_decode_boxes(const Tensor& rel_codes,  // [..., N, 4 * K]
+                               const Tensor& boxes,      // [..., N, 4]
+                               const std::vector<double>& weights, double bbox_xform_clip) {
+  const char* op = "decode_boxes";
+  PYDET_CHECK(rel_codes.dim() >= 2 && rel_codes.size(-1) % 4 == 0, op, ": rel_codes must be [..., N, 4 * K], got ",
+              shape_of(rel_codes));
+  PYDET_CHECK(boxes.dim() >= 2 && boxes.size(-1) == 4, op, ": boxes must be [..., N, 4], got ", shape_of(boxes));
+  check_shared_boxes(op, "rel_codes", rel_codes, "boxes", boxes);
+  check_code_weights(op, weights);
+  PYDET_CHECK(bbox_xform_clip == bbox_xform_clip, op, ": bbox_xform_clip must be a number, got nan");
+}
+
 }  // namespace pydet

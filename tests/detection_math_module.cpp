@@ -75,6 +75,8 @@ void define(py::module_ m) {
   m.def("intersection", py::vectorize(intersection_of<T>));
   m.def("area", py::vectorize(area_of<T>));
   m.def("to_xyxy", py::vectorize(corner_of<T>));
+  m.def("rank_of", py::vectorize([](T x) { return rank_of(x); }));
+  m.def("rank_of_positive", py::vectorize([](T x) { return rank_of_positive(x); }));
   m.def("exponential", py::vectorize([](T x) { return exponential(x); }));
   m.def("exp_of_negative", py::vectorize([](T x) { return exp_of_negative(x); }));
   m.def("log1p_of_fraction", py::vectorize([](T x) { return log1p_of_fraction(x); }));

@@ -69,6 +69,15 @@ def focal_classes(n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     return torch.randn(n, 19, generator=generator) * 4, torch.randint(-1, 19, (n,), generator=generator)
 
 
+def match_anchors_inputs(n: int, generator: torch.Generator) -> tuple[Any, ...]:
+    """n images of 0 to 4 objects and 40 n + 3 anchors, some of them exactly objects; corners on a grid: many ties."""
+    counts = torch.randint(0, 5, (n,), generator=generator)
+    truths = (random_boxes(int(counts.sum()), generator, size=20.0 * n + 20) / 4).round() * 4
+    anchors = (random_boxes(40 * n + 3, generator, size=20.0 * n + 20) / 8).round() * 8
+    anchors[: min(n, len(truths))] = truths[: min(n, len(truths))]
+    return anchors, truths, counts, 0.5, 0.3, ("retinanet", "ssd", "threshold")[n % 3]
+
+
 @dataclass(frozen=True)
 class OpCase:
     """One operator.
@@ -184,5 +193,42 @@ OP_CASES = [
         tolerance=(1e-6, 1e-6),
         summary="NMS that lowers the scores of overlapping boxes instead of dropping them: linear, Gaussian or naive",
         source="Soft-NMS (Bodla et al. 2017); mmcv.ops.soft_nms",
+    ),
+    OpCase(
+        name="match_anchors",
+        make_inputs=match_anchors_inputs,
+        sizes=(0, 1, 2, 3, 6, 7, 25, 24),
+        floating=(0, 1),
+        summary="Ground truth of every anchor of a ragged batch (RetinaNet, SSD, thresholds); no matrix of IoUs",
+        source="torchvision's box_iou with Matcher and SSDMatcher",
+    ),
+    OpCase(
+        name="encode_boxes",
+        make_inputs=lambda n, g: (
+            torch.stack([random_boxes(n, g, largest=40) for _ in range(2)]),
+            random_boxes(n, g, largest=40),
+            [10.0, 10.0, 5.0, 5.0],
+        ),
+        sizes=(0, 1, 15, 16, 17, 3000),
+        floating=(0, 1),
+        gradients=(0, 1),
+        tolerance=(2e-6, 2e-5),
+        summary="R-CNN's regression targets of boxes seen from anchors, weights or variances",
+        source="R-CNN (Girshick et al. 2014), appendix C; torchvision's BoxCoder",
+    ),
+    OpCase(
+        name="decode_boxes",
+        make_inputs=lambda n, g: (
+            4 * torch.randn(2, n, 4 * (1 + n % 3), generator=g),
+            random_boxes(n, g),
+            [10.0, 10.0, 5.0, 5.0],
+            1.0,
+        ),
+        sizes=(0, 1, 15, 16, 17, 3000),
+        floating=(0, 1),
+        gradients=(0, 1),
+        tolerance=(2e-6, 2e-4),
+        summary="Boxes that a regressor means at anchors, the inverse of `encode_boxes`, with the log-scale clip",
+        source="R-CNN (Girshick et al. 2014), appendix C; torchvision's BoxCoder",
     ),
 ]

@@ -354,3 +354,13 @@ def test_yolo_box_special_values(math: ModuleType) -> None:
         for j in range(4)
     ]
     assert nan == [[True, False, True, False], [False, True, False, True]] * 2
+
+
+def test_rank_orders_as_numbers_do(math: ModuleType) -> None:
+    for f, dtype in ((math.f32, np.float32), (math.f64, np.float64)):
+        tiny = np.finfo(dtype).smallest_subnormal
+        x = np.array([-INF, -3.5, -1, -tiny, 0, tiny, 0.5, 1, 2, INF, NAN], dtype=dtype)
+        assert (np.diff(f.rank_of(x).astype(object)) > 0).all()
+        assert f.rank_of(dtype(-0.0)) == f.rank_of(dtype(0)) == f.rank_of_positive(dtype(-0.0)) == 0
+        assert f.rank_of(-dtype(NAN)) == f.rank_of(dtype(NAN)) == np.iinfo(f"int{dtype().nbytes * 8}").max
+        assert np.array_equal(f.rank_of(x[4:-1]), f.rank_of_positive(x[4:-1]))

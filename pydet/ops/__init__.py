@@ -6,6 +6,9 @@ Replacing `from torchvision.ops import nms` by `from pydet.ops import nms` is th
 from pydet.ops._backend import OPERATORS, backend_of, set_backend
 from pydet.ops.batched_nms import batched_nms
 from pydet.ops.box_iou import box_iou
+from pydet.ops.decode_boxes import decode_boxes
+from pydet.ops.encode_boxes import encode_boxes
+from pydet.ops.match_anchors import match_anchors
 from pydet.ops.multiclass_nms import multiclass_nms
 from pydet.ops.nms import nms
 from pydet.ops.sigmoid_focal_loss import sigmoid_focal_loss
@@ -18,6 +21,9 @@ __all__ = [
     "backend_of",
     "batched_nms",
     "box_iou",
+    "decode_boxes",
+    "encode_boxes",
+    "match_anchors",
     "multiclass_nms",
     "nms",
     "set_backend",

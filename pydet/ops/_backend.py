@@ -34,6 +34,9 @@ def _triton_operator(name: str) -> Any | None:
 OPERATORS = (
     "batched_nms",
     "box_iou",
+    "decode_boxes",
+    "encode_boxes",
+    "match_anchors",
     "multiclass_nms",
     "nms",
     "sigmoid_focal_loss",

@@ -1,7 +1,10 @@
 """Slow, obvious PyTorch: the ground truth that every kernel is tested against. Any device, any floating dtype."""
 
 from pydet.reference.batched_nms import batched_nms
-from pydet.reference.box_iou import box_iou
+from pydet.reference.box_iou import box_iou, compute_dtype
+from pydet.reference.decode_boxes import decode_boxes
+from pydet.reference.encode_boxes import encode_boxes
+from pydet.reference.match_anchors import match_anchors
 from pydet.reference.multiclass_nms import multiclass_nms
 from pydet.reference.nms import nms
 from pydet.reference.sigmoid_focal_loss import sigmoid_focal_loss
@@ -12,6 +15,10 @@ from pydet.reference.yolo_decode import yolo_decode
 __all__ = [
     "batched_nms",
     "box_iou",
+    "compute_dtype",
+    "decode_boxes",
+    "encode_boxes",
+    "match_anchors",
     "multiclass_nms",
     "nms",
     "sigmoid_focal_loss",

@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+from typing import List, Optional  # noqa: UP035  (TorchScript reads the annotations)
+
+import torch
+from torch import Tensor
+
+from pydet import _library, reference  # noqa: F401  (_library defines torch.ops.pydet)
+
+
+def decode_boxes(
+    rel_codes: Tensor,
+    boxes: Tensor,
+    weights: Optional[List[float]] = None,  # noqa: UP006, UP045
+    bbox_xform_clip: float = 4.135166556742356,
+) -> Tensor:
+    """The boxes that a regressor means at each anchor or proposal: the inverse of `encode_boxes`.
+
+    As torchvision's BoxCoder: x = x_b + t_x / weight * w_b and w = w_b * exp(min(t_w / weight, clip)).
+
+    Args:
+        rel_codes: [..., N, 4 * K], K codes a box (one a class in Faster R-CNN, else 1), floating.
+        boxes: [..., N, 4] xyxy, the anchors or proposals, floating; without the first dimensions of rel_codes they are
+            shared by all of these.
+        weights: 4 positive numbers for x, y, width and height, as given to `encode_boxes`; None means 1.
+        bbox_xform_clip: the most that the code of a size may be, log(1000 / 16) in torchvision; inf for none. Where it
+            holds the size has no gradient.
+
+    Returns:
+        [..., N, 4 * K] xyxy, not clipped to a picture; float64 where an input is float64, else float32 (half precision
+        can't hold pixels). Differentiable, once.
+
+    Raises:
+        RuntimeError: a shape, dtype, device or value that is none of the above; the message names it.
+    """
+    return torch.ops.pydet.decode_boxes(
+        rel_codes, boxes, [1.0, 1.0, 1.0, 1.0] if weights is None else weights, bbox_xform_clip
+    )
+
+
+@torch.library.register_fake("pydet::decode_boxes")
+def _decode_boxes_fake(rel_codes: Tensor, boxes: Tensor, weights: list[float], bbox_xform_clip: float) -> Tensor:
+    torch._check(rel_codes.size(-1) % 4 == 0, lambda: "decode_boxes: rel_codes must be [..., N, 4 * K]")
+    torch._check(boxes.size(-1) == 4, lambda: "decode_boxes: boxes must be [..., N, 4]")
+    return rel_codes.new_empty(rel_codes.shape, dtype=reference.compute_dtype(rel_codes, boxes))
+
+
+@torch.library.register_fake("pydet::_decode_boxes_backward")
+def _decode_boxes_backward_fake(
+    grad: Tensor, rel_codes: Tensor, boxes: Tensor, weights: list[float], bbox_xform_clip: float
+) -> tuple[Tensor, Tensor]:
+    dtype = reference.compute_dtype(rel_codes, boxes)
+    return grad.new_empty(grad.shape, dtype=dtype), grad.new_empty((*grad.shape[:-1], 4), dtype=dtype)
+
+
+def _setup_context(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
+    rel_codes, boxes, ctx.weights, ctx.clip = inputs
+    ctx.save_for_backward(rel_codes, boxes)
+
+
+def _backward(ctx, grad: Tensor):  # type: ignore[no-untyped-def]
+    inputs = ctx.saved_tensors
+    if grad.is_cpu:
+        grads = torch.ops.pydet._decode_boxes_backward(grad, *inputs, ctx.weights, ctx.clip)
+    else:
+        leaves = [t.detach().requires_grad_() for t in inputs]
+        with torch.enable_grad():
+            decoded = reference.decode_boxes(leaves[0], leaves[1], ctx.weights, ctx.clip)
+        grads = torch.autograd.grad(decoded, leaves, grad)
+    needed = zip(grads, inputs, ctx.needs_input_grad, strict=False)
+    return *(g.sum_to_size(t.shape).to(t.dtype) if n else None for g, t, n in needed), None, None
+
+
+def _no_second_gradient(ctx, *grads: Tensor):  # type: ignore[no-untyped-def]
+    raise RuntimeError("decode_boxes: the gradient itself has no gradient; reference.decode_boxes has one")
+
+
+torch.library.register_autograd("pydet::decode_boxes", _backward, setup_context=_setup_context)
+torch.library.register_autograd("pydet::_decode_boxes_backward", _no_second_gradient)
