@@ -51,6 +51,7 @@ void define(py::module_ m) {
   m.def("area", py::vectorize(area_of<T>));
   m.def("to_xyxy", py::vectorize(corner_of<T>));
   m.def("exponential", py::vectorize([](T x) { return exponential(x); }));
+  m.def("arctangent", py::vectorize([](T x) { return arctangent(x); }));
   m.def("sigmoid", py::vectorize(sigmoid<T>));
   m.def("scaled_sigmoid", py::vectorize(scaled_sigmoid<T>));
   m.def("yolo_box", py::vectorize(yolo_corner<T>));

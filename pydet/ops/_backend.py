@@ -31,7 +31,18 @@ def _triton_operator(name: str) -> Any | None:
     return getattr(importlib.import_module(module), name)
 
 
-OPERATORS = ("batched_nms", "box_iou", "nms", "yolo_decode")
+OPERATORS = (
+    "batched_nms",
+    "box_iou",
+    "complete_box_iou",
+    "complete_box_iou_loss",
+    "distance_box_iou",
+    "distance_box_iou_loss",
+    "generalized_box_iou",
+    "generalized_box_iou_loss",
+    "nms",
+    "yolo_decode",
+)
 """Every operator of torch.ops.pydet that users call, by name: its wrapper, reference and test are called the same."""
 
 
