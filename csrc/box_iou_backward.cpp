@@ -52,8 +52,8 @@ void fill_gradients(const Tensor& gradient, const Tensor& boxes1, const Tensor& 
     }
     for (int64_t j = 0; j < m; ++j) {
       const Box<T> corners{first[j], first[m + j], first[2 * m + j], first[3 * m + j]};
-      columns_out[image * m + j] = corner_gradient<kind>(column_boxes[image * m + j].box, corners, first[4 * m + j],
-                                                         first[5 * m + j]);
+      columns_out[image * m + j] =
+          corner_gradient<kind>(column_boxes[image * m + j].box, corners, first[4 * m + j], first[5 * m + j]);
     }
   }
   if (format == BoxFormat::xyxy) return;
@@ -105,7 +105,8 @@ std::tuple<Tensor, Tensor> box_iou_backward_cpu(const Tensor& gradient,  // [...
 
 STABLE_TORCH_LIBRARY_FRAGMENT(pydet, m) {
   m.def(
-      "_box_iou_backward(Tensor gradient, Tensor boxes1, Tensor boxes2, str op, str fmt, float eps) -> (Tensor, Tensor)");
+      "_box_iou_backward(Tensor gradient, Tensor boxes1, Tensor boxes2, str op, str fmt, float eps) -> (Tensor, "
+      "Tensor)");
 }
 STABLE_TORCH_LIBRARY_IMPL(pydet, CPU, m) { m.impl("_box_iou_backward", TORCH_BOX(&box_iou_backward_cpu)); }
 

@@ -148,8 +148,9 @@ STABLE_TORCH_LIBRARY_FRAGMENT(pydet, m) {
   m.def("generalized_box_iou_loss(Tensor boxes1, Tensor boxes2, str reduction='none', float eps=1e-7) -> Tensor");
   m.def("distance_box_iou_loss(Tensor boxes1, Tensor boxes2, str reduction='none', float eps=1e-7) -> Tensor");
   m.def("complete_box_iou_loss(Tensor boxes1, Tensor boxes2, str reduction='none', float eps=1e-7) -> Tensor");
-  m.def("_box_iou_loss_backward(Tensor gradient, Tensor boxes1, Tensor boxes2, str op, str reduction, float eps)"
-        " -> (Tensor, Tensor)");
+  m.def(
+      "_box_iou_loss_backward(Tensor gradient, Tensor boxes1, Tensor boxes2, str op, str reduction, float eps)"
+      " -> (Tensor, Tensor)");
 }
 STABLE_TORCH_LIBRARY_IMPL(pydet, CPU, m) {
   m.impl("generalized_box_iou_loss", TORCH_BOX(&generalized_box_iou_loss_cpu));

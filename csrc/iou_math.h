@@ -103,7 +103,8 @@ PYDET_HD double chain(double gradient, double derivative) {
 }
 
 template <IouKind kind, typename T>
-PYDET_HD IouGradient<T> pair_iou_gradient(const IouBox<T>& a, const IouBox<T>& b, const IouRules<T>& rules, T gradient) {
+PYDET_HD IouGradient<T> pair_iou_gradient(const IouBox<T>& a, const IouBox<T>& b, const IouRules<T>& rules,
+                                          T gradient) {
   const T width = minimum(a.box.x2, b.box.x2) - maximum(a.box.x1, b.box.x1);
   const T height = minimum(a.box.y2, b.box.y2) - maximum(a.box.y1, b.box.y1);
   const T w = width < T(0) ? T(0) : width, h = height < T(0) ? T(0) : height;
@@ -148,12 +149,13 @@ PYDET_HD IouGradient<T> pair_iou_gradient(const IouBox<T>& a, const IouBox<T>& b
   const T left = share_of_first(a.box.x1, b.box.x1), top = share_of_first(a.box.y1, b.box.y1);
   const T right = share_of_first(b.box.x2, a.box.x2), bottom = share_of_first(b.box.y2, a.box.y2);
   const T far_left = T(1) - left, far_top = T(1) - top, far_right = T(1) - right, far_bottom = T(1) - bottom;
-  return {{g_x - (g_width * left + g_hull_width * far_left), g_y - (g_height * top + g_hull_height * far_top),
-           g_x + (g_width * right + g_hull_width * far_right), g_y + (g_height * bottom + g_hull_height * far_bottom)},
-          {-g_x - (g_width * far_left + g_hull_width * left), -g_y - (g_height * far_top + g_hull_height * top),
-           -g_x + (g_width * far_right + g_hull_width * right), -g_y + (g_height * far_bottom + g_hull_height * bottom)},
-          chain(gradient, to_area),
-          chain(gradient, to_angle)};
+  return {
+      {g_x - (g_width * left + g_hull_width * far_left), g_y - (g_height * top + g_hull_height * far_top),
+       g_x + (g_width * right + g_hull_width * far_right), g_y + (g_height * bottom + g_hull_height * far_bottom)},
+      {-g_x - (g_width * far_left + g_hull_width * left), -g_y - (g_height * far_top + g_hull_height * top),
+       -g_x + (g_width * far_right + g_hull_width * right), -g_y + (g_height * far_bottom + g_hull_height * bottom)},
+      chain(gradient, to_area),
+      chain(gradient, to_angle)};
 }
 
 // Corners' gradient with that of area and angle brought in.

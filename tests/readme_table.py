@@ -20,7 +20,9 @@ def has(case: OpCase, path: str) -> bool:
 def operator_table() -> str:
     rows = ["| operator | what it does | as in | CPU | CUDA | Triton |", "|---|---|---|---|---|---|"]
     for case in sorted(OP_CASES, key=lambda case: case.name):
-        marks = ["yes" if has(case, path) else "" for path in ("csrc/{}.cpp", "csrc/cuda/{}.cu", "triton_kernels/{}.py")]
+        marks = [
+            "yes" if has(case, path) else "" for path in ("csrc/{}.cpp", "csrc/cuda/{}.cu", "triton_kernels/{}.py")
+        ]
         rows.append(f"| `{case.name}` | {case.summary} | {case.source} | {' | '.join(marks)} |")
     return "\n".join(rows) + "\n"
 

@@ -192,7 +192,6 @@ def test_devices_must_agree() -> None:
         box_iou(A.cuda(), B)
 
 
-# --- the kin of the IoU
 FAMILY = (box_iou, generalized_box_iou, distance_box_iou, complete_box_iou)
 each_kind = pytest.mark.parametrize("function", FAMILY, ids=lambda f: f.__name__)
 TURN = 4 / math.pi**2 * (math.atan(1) - math.atan(2)) ** 2  # a square and a box twice as wide

@@ -89,7 +89,9 @@ def test_shapes(loss: Callable[..., Tensor], shape: tuple[int, ...]) -> None:
 def test_gradient_is_that_of_the_reference(loss: Callable[..., Tensor], reduction: str, n: int) -> None:
     a, b = (t.requires_grad_() for t in pairs(n, seed=n))
     a.data[::4, 2:] = b.data[::4, 2:]  # shared corners: torch splits the gradient between both
-    weight = torch.rand(n if reduction == "none" else (), dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    weight = torch.rand(
+        n if reduction == "none" else (), dtype=torch.float64, generator=torch.Generator().manual_seed(0)
+    )
     ours = torch.autograd.grad(loss(a, b, reduction, 1e-3), (a, b), weight)
     theirs = torch.autograd.grad(getattr(reference, loss.__name__)(a, b, reduction, 1e-3), (a, b), weight)
     torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-13)
@@ -134,7 +136,9 @@ def test_points_and_inverted_boxes(loss: Callable[..., Tensor]) -> None:
     degenerate = boxes_of((5, 5, 5, 5), (10, 10, 0, 0), (10, 0, 0, 10), (3, 3, 3, 9), (0, 0, math.nan, 1))
     for a, b in ((degenerate, degenerate.roll(1, 0)), (degenerate, degenerate), (degenerate, A[:1].expand(5, 4))):
         torch.testing.assert_close(loss(a, b), getattr(reference, loss.__name__)(a, b), equal_nan=True)
-    assert generalized_box_iou_loss(degenerate[:1], degenerate[:1]).item() == 1  # a point has no IoU with itself: 0 / eps
+    assert (
+        generalized_box_iou_loss(degenerate[:1], degenerate[:1]).item() == 1
+    )  # a point has no IoU with itself: 0 / eps
 
 
 def test_eps_of_the_complete_loss_is_that_of_alpha_only() -> None:

@@ -35,8 +35,14 @@ def test_box_area(fmt: str) -> None:
 
 @pytest.mark.parametrize(
     ("dtype", "wide"),
-    [(torch.float16, torch.float32), (torch.bfloat16, torch.float32), (torch.float64, torch.float64)]
-    + [(torch.uint8, torch.int32), (torch.int16, torch.int32), (torch.int64, torch.int64)],
+    [
+        (torch.float16, torch.float32),
+        (torch.bfloat16, torch.float32),
+        (torch.float64, torch.float64),
+        (torch.uint8, torch.int32),
+        (torch.int16, torch.int32),
+        (torch.int64, torch.int64),
+    ],
     ids=str,
 )
 def test_box_area_does_not_overflow(dtype: torch.dtype, wide: torch.dtype) -> None:

@@ -23,12 +23,14 @@ def test_registry_lists_every_operator() -> None:
 @pytest.mark.parametrize("case", OP_CASES, ids=[case.name for case in OP_CASES])
 @pytest.mark.parametrize(
     "path",
-    ["csrc/{}.cpp", "csrc/cpu/{}.h", "pydet/ops/{}.py", "pydet/reference/{}.py", "tests/test_{}.py", "benchmarks/test_{}.py"],
+    ["csrc/{}.cpp", "pydet/ops/{}.py", "pydet/reference/{}.py", "tests/test_{}.py", "benchmarks/test_{}.py"],
 )
 def test_files_have_the_same_stem(case: OpCase, path: str) -> None:
-    """That of the operator, or of its family: one kernel with several formulas is written once, in one set of files."""
-    file = ROOT / path.format(case.stem)
-    assert case.name in file.read_text(encoding="utf-8") or "csrc/cpu" in path
+    """That of the operator, or of its family: one kernel with several formulas is written once, in one set of files.
+
+    csrc/cpu/ is left out: an operator may have no vector kernel of its own (batched_nms runs that of nms).
+    """
+    assert case.name in (ROOT / path.format(case.stem)).read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("name", ops.OPERATORS)

@@ -6,8 +6,8 @@ namespace PYDET_LEVEL {
 constexpr int64_t kLanes = 16;
 constexpr int64_t kTile = 1024;  // columns whose boxes and sums stay in the first cache while rows pass by
 
-// One row with `count` columns of a tile from k on: adds to the sums (x1, y1, x2, y2, area, angle) of the row and of the
-// columns. Arrays of fixed size, so that the compiler sees that their runs do not overlap.
+// One row with `count` columns of a tile from k on: adds to the sums (x1, y1, x2, y2, area, angle) of the row and of
+// the columns. Arrays of fixed size, so that the compiler sees that their runs do not overlap.
 template <IouKind kind, typename T>
 inline __attribute__((always_inline)) void box_iou_backward_block(const IouBox<T>& row, const T* __restrict__ columns,
                                                                   int64_t stride, const IouRules<T>& rules,
@@ -36,8 +36,8 @@ inline __attribute__((always_inline)) void box_iou_backward_block(const IouBox<T
   }
 }
 
-// n rows with the m columns. Writes the sums of the rows, six a row, and those of the columns, six runs of m. Both must be
-// 0 at the start.
+// n rows with the m columns. Writes the sums of the rows, six a row, and those of the columns, six runs of m. Both must
+// be 0 at the start.
 template <IouKind kind, typename T>
 void box_iou_backward_rows(const IouBox<T>* rows, int64_t n, const T* columns, int64_t stride, int64_t m,
                            IouRules<T> rules, const T* gradients, T* row_sums, T* column_sums) {

@@ -17,7 +17,8 @@ inline void split_corners(const Box<T>* boxes, int64_t count, T (&columns)[4][kP
 
 // loss[i] = 1 - similarity of the boxes at i.
 template <IouKind kind, typename T>
-void box_iou_loss_pairs(const Box<T>* boxes1, const Box<T>* boxes2, int64_t n, IouRules<T> rules, T* __restrict__ loss) {
+void box_iou_loss_pairs(const Box<T>* boxes1, const Box<T>* boxes2, int64_t n, IouRules<T> rules,
+                        T* __restrict__ loss) {
   for (int64_t begin = 0; begin < n; begin += kPairs) {
     const int64_t count = n - begin < kPairs ? n - begin : kPairs;
     T a[4][kPairs], b[4][kPairs];

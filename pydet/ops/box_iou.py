@@ -145,6 +145,4 @@ def _backward_backward(ctx, *grads: Tensor | None):  # type: ignore[no-untyped-d
     return *_gradients.of_gradient(_reference_of(*ctx.options), boxes, gradient, grads), None, None, None
 
 
-torch.library.register_autograd(
-    "pydet::_box_iou_backward", _backward_backward, setup_context=_backward_setup_context
-)
+torch.library.register_autograd("pydet::_box_iou_backward", _backward_backward, setup_context=_backward_setup_context)

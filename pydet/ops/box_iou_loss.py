@@ -98,9 +98,7 @@ def _backward(ctx, gradient: Tensor, op: str):  # type: ignore[no-untyped-def]
 
 for _op in ("generalized_box_iou_loss", "distance_box_iou_loss", "complete_box_iou_loss"):
     torch.library.register_fake(f"pydet::{_op}", functools.partial(_fake, op=_op))
-    torch.library.register_autograd(
-        f"pydet::{_op}", functools.partial(_backward, op=_op), setup_context=_setup_context
-    )
+    torch.library.register_autograd(f"pydet::{_op}", functools.partial(_backward, op=_op), setup_context=_setup_context)
 
 
 @torch.library.register_fake("pydet::_box_iou_loss_backward")
