@@ -27,7 +27,7 @@ void dispatch_kind(IouKind kind, const Body& body) {
 
 template <typename T>
 IouRules<T> pairwise_rules(IouKind kind, double eps) {
-  return {T(0), kind == IouKind::generalized ? T(0) : static_cast<T>(eps), static_cast<T>(eps), T(0), T(1)};
+  return {T(0), kind == IouKind::generalized ? T(0) : static_cast<T>(eps), static_cast<T>(eps), T(0), T(0)};
 }
 
 // complete_box_iou_loss of torchvision leaves all but one eps at 1e-7; so does this.

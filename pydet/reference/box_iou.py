@@ -50,7 +50,9 @@ def centre_distance(a: Tensor, b: Tensor) -> Tensor:
 
 
 def overlap_and_union(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    extent = (torch.minimum(a[..., 2:], b[..., 2:]) - torch.maximum(a[..., :2], b[..., :2])).clamp(min=0)
+    extent = torch.minimum(a[..., 2:], b[..., 2:]) - torch.maximum(a[..., :2], b[..., :2])
+    # Boxes that only touch have no gradient, as with clamp(min=0) since torch 2.14; before, it had one at 0.
+    extent = torch.where(extent <= 0, 0, extent)
     overlap = extent[..., 0] * extent[..., 1]
     return overlap, area(a) + area(b) - overlap
 
