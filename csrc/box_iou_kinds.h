@@ -27,14 +27,14 @@ void dispatch_kind(IouKind kind, const Body& body) {
 
 template <typename T>
 IouRules<T> pairwise_rules(IouKind kind, double eps) {
-  return {T(0), kind == IouKind::generalized ? T(0) : static_cast<T>(eps), static_cast<T>(eps), T(0), T(0)};
+  return {T(0), kind == IouKind::generalized ? T(0) : static_cast<T>(eps), static_cast<T>(eps), T(0)};
 }
 
 // complete_box_iou_loss of torchvision leaves all but one eps at 1e-7; so does this.
 template <typename T>
 IouRules<T> loss_rules(IouKind kind, double eps) {
   const T first = static_cast<T>(kind == IouKind::complete ? 1e-7 : eps);
-  return {first, first, static_cast<T>(eps), -std::numeric_limits<T>::infinity(), T(0)};
+  return {first, first, static_cast<T>(eps), -std::numeric_limits<T>::infinity()};
 }
 
 // Boxes of any dtype and format as corners.

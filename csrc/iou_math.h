@@ -26,7 +26,6 @@ template <typename T>
 struct IouRules {
   T union_eps, hull_eps, aspect_eps;  // added to divisors
   T least_extent;                     // of the hull: 0, or -inf where it is not clamped
-  T touching;                         // gradient of max(extent of the overlap, 0) where the extent is 0
 };
 
 // Width and height of the smallest box around both.
@@ -140,8 +139,8 @@ PYDET_HD IouGradient<T> pair_iou_gradient(const IouBox<T>& a, const IouBox<T>& b
     const T alpha = v / (T(1) - iou + v + rules.aspect_eps);  // held constant, as the paper does
     to_angle = alpha * T(-2 * kAspectScale) * turn;
   }
-  const T in_width = width > T(0) ? T(1) : width == T(0) ? rules.touching : T(0);
-  const T in_height = height > T(0) ? T(1) : height == T(0) ? rules.touching : T(0);
+  const T in_width = width > T(0) ? T(1) : T(0);  // none where they only touch
+  const T in_height = height > T(0) ? T(1) : T(0);
   const T g_width = chain(gradient, to_overlap * h * in_width), g_height = chain(gradient, to_overlap * w * in_height);
   const T g_hull_width = chain(gradient, to_hull_width), g_hull_height = chain(gradient, to_hull_height);
   const T g_x = chain(gradient, to_x), g_y = chain(gradient, to_y);

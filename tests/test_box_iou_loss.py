@@ -1,7 +1,7 @@
 """The IoU losses: numbers by hand, identities, reductions, degenerate pairs, gradients, messages.
 
 Where torchvision's losses (0.29.2) differ from its functions of all pairs, these do too: eps in every divisor, a hull
-that is not clamped, no gradient where boxes only touch.
+that is not clamped.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ from pydet.reference.box_iou import area, aspect_penalty, centre_distance, resul
 
 
 def _overlap_union_hull(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Unlike in the functions of all pairs the hull is not clamped, and boxes that touch have no gradient."""
+    """Unlike in the functions of all pairs the hull is not clamped."""
     extent = torch.minimum(a[..., 2:], b[..., 2:]) - torch.maximum(a[..., :2], b[..., :2])
     overlap = torch.where((extent > 0).all(dim=-1), extent[..., 0] * extent[..., 1], 0)
     hull = torch.maximum(a[..., 2:], b[..., 2:]) - torch.minimum(a[..., :2], b[..., :2])
