@@ -56,7 +56,8 @@ def _race(contenders: Contenders, budget: float) -> dict[str, float]:
 def race(request: pytest.FixtureRequest, benchmark: Any) -> Callable[..., dict[str, float]]:
     """race({"pydet": f, "torchvision": g}, equal): asserts equal(g(), f()), then times both in turn.
 
-    `also` holds seconds that another process measured. Returns the median seconds of each. pytest-benchmark records pydet's own time, with the ratios as extra_info.
+    `also` holds seconds that another process measured. Returns the median seconds of each.
+    pytest-benchmark records pydet's own time, with the ratios as extra_info.
     """
 
     def run(

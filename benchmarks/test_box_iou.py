@@ -1,7 +1,8 @@
-"""box_iou beside torchvision's, the reference and writing as many bytes."""
+"""The IoU of all pairs, its kin and their gradients beside torchvision's, the reference and writing as many bytes."""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -9,20 +10,61 @@ import pytest
 import torch
 from conftest import peer
 from op_cases import random_boxes
+from torch import Tensor
 
 from pydet import ops, reference
 
+FAMILY = ("box_iou", "generalized_box_iou", "distance_box_iou", "complete_box_iou")
+
+
+def test_box_iou_has_the_bits_of_torchvision() -> None:
+    torchvision = peer("torchvision")
+    if torchvision is None:
+        pytest.skip("torchvision is not installed")
+    g = torch.Generator().manual_seed(1)
+    boxes1, boxes2 = random_boxes(500, g), random_boxes(700, g)
+    boxes2[::7] = boxes2[::7].flip(1)  # inverted
+    boxes1[::5, 2:] = boxes1[::5, :2]  # points
+    for name in FAMILY[:2]:
+        theirs, ours = getattr(torchvision.ops, name)(boxes1, boxes2), getattr(ops, name)(boxes1, boxes2)
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=0, equal_nan=True)
+
 
 @pytest.mark.parametrize("n", [100, 1000, 4000])
-def test_box_iou(race: Callable[..., Any], n: int) -> None:
+@pytest.mark.parametrize("name", FAMILY)
+def test_box_iou(race: Callable[..., Any], name: str, n: int) -> None:
     g = torch.Generator().manual_seed(0)
     boxes1, boxes2 = random_boxes(n, g), random_boxes(n, g)
-    expected = ops.box_iou(boxes1, boxes2)
+    expected = getattr(ops, name)(boxes1, boxes2)
     contenders = {
-        "pydet": lambda: ops.box_iou(boxes1, boxes2),
-        "reference": lambda: reference.box_iou(boxes1, boxes2),
+        "pydet": functools.partial(getattr(ops, name), boxes1, boxes2),
+        "reference": functools.partial(getattr(reference, name), boxes1, boxes2),
         "copy of the result": expected.clone,
     }
     if torchvision := peer("torchvision"):
-        contenders["torchvision"] = lambda: torchvision.ops.box_iou(boxes1, boxes2)
-    race(contenders)
+        contenders["torchvision"] = functools.partial(getattr(torchvision.ops, name), boxes1, boxes2)
+    exact = name in FAMILY[:2]
+    race(contenders, equal=torch.equal if exact else functools.partial(torch.allclose, rtol=1e-5, atol=1e-6))
+
+
+def gradients(function: Callable[..., Tensor], boxes1: Tensor, boxes2: Tensor, weight: Tensor) -> tuple[Tensor, ...]:
+    return torch.autograd.grad(function(boxes1, boxes2), (boxes1, boxes2), weight)
+
+
+def close(a: tuple[Tensor, ...], b: tuple[Tensor, ...]) -> bool:
+    """Sums of as many terms of both signs as there are boxes."""
+    return all(torch.allclose(x, y, rtol=1e-3, atol=1e-5) for x, y in zip(a, b, strict=True))
+
+
+@pytest.mark.parametrize("name", FAMILY)
+def test_box_iou_forward_and_backward(race: Callable[..., Any], name: str) -> None:
+    g = torch.Generator().manual_seed(0)
+    boxes1, boxes2 = (random_boxes(1000, g).requires_grad_() for _ in range(2))
+    weight = torch.rand(1000, 1000, generator=g)
+    contenders = {
+        "pydet": lambda: gradients(getattr(ops, name), boxes1, boxes2, weight),
+        "reference": lambda: gradients(getattr(reference, name), boxes1, boxes2, weight),
+    }
+    if torchvision := peer("torchvision"):
+        contenders["torchvision"] = lambda: gradients(getattr(torchvision.ops, name), boxes1, boxes2, weight)
+    race(contenders, equal=close)

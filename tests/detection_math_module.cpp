@@ -83,6 +83,7 @@ void define(py::module_ m) {
   m.def("logarithm", py::vectorize([](T x) { return logarithm(x); }));
   m.def("logistic", py::vectorize(logistic_part<T>));
   m.def("focal", py::vectorize(focal_part<T>));
+  m.def("arctangent", py::vectorize([](T x) { return arctangent(x); }));
   m.def("sigmoid", py::vectorize(sigmoid<T>));
   m.def("scaled_sigmoid", py::vectorize(scaled_sigmoid<T>));
   m.def("yolo_box", py::vectorize(yolo_corner<T>));

@@ -24,6 +24,13 @@ def random_boxes(n: int, generator: torch.Generator, size: float = 640.0, larges
     return torch.cat([corner, corner + extent], dim=1)
 
 
+def aligned_boxes(n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Two sets of [n, 4] boxes: most of the second near those of the first, some apart from them."""
+    boxes = random_boxes(n, generator)
+    moved = boxes + 10 * torch.randn(n, 4, generator=generator)
+    return boxes, torch.where((torch.arange(n) % 5 == 0)[:, None], random_boxes(n, generator), moved)
+
+
 def yolo_head(n: int, generator: torch.Generator) -> tuple[Tensor, Tensor, tuple[int, int]]:
     """Raw head of two images: 3 anchors, 3 + n classes, n x (n + 1) cells of 16 x 32 pixels."""
     inputs = torch.randn(2, 3 * (5 + 3 + n), n, n + 1, generator=generator)
@@ -91,6 +98,9 @@ class OpCase:
         tolerance: (rtol, atol) in float32 against the reference; None means equal to the last bit.
         summary: for the README's table.
         source: the paper or library that defines it.
+        family: stem of its files, where it shares them with operators that differ in their arithmetic only.
+        constant_in_gradient: its definition holds a factor constant in the gradient, so that this is not the
+            derivative; it is compared with the reference's instead.
     """
 
     name: str
@@ -102,6 +112,13 @@ class OpCase:
     gradients: tuple[int, ...] = ()
     tolerance: tuple[float, float] | None = None
     dtypes: tuple[torch.dtype, ...] = field(default=FLOATING)
+    family: str = ""
+    constant_in_gradient: bool = False
+
+    @property
+    def stem(self) -> str:
+        """What its files are called: operators that are one kernel with another formula share them."""
+        return self.family or self.name
 
     @property
     def function(self) -> Callable[..., Any]:
@@ -129,6 +146,72 @@ OP_CASES = [
         gradients=(0, 1),
         summary="IoU of every box of one set with every box of another, batches too",
         source="Jaccard index; torchvision.ops.box_iou",
+    ),
+    OpCase(
+        name="generalized_box_iou",
+        family="box_iou",
+        make_inputs=lambda n, g: (random_boxes(n, g), random_boxes(2 * n + 1, g)),
+        sizes=(0, 1, 15, 16, 17, 300),
+        floating=(0, 1),
+        gradients=(0, 1),
+        summary="IoU less the part of the smallest box around both that neither covers, for all pairs",
+        source="Rezatofighi et al. 2019; torchvision.ops.generalized_box_iou",
+    ),
+    OpCase(
+        name="distance_box_iou",
+        family="box_iou",
+        make_inputs=lambda n, g: (random_boxes(n, g), random_boxes(2 * n + 1, g)),
+        sizes=(0, 1, 15, 16, 17, 300),
+        floating=(0, 1),
+        gradients=(0, 1),
+        summary="IoU less the normalised distance of the centres, for all pairs",
+        source="Zheng et al. 2020; torchvision.ops.distance_box_iou",
+    ),
+    OpCase(
+        name="complete_box_iou",
+        family="box_iou",
+        make_inputs=lambda n, g: (random_boxes(n, g), random_boxes(2 * n + 1, g)),
+        sizes=(0, 1, 15, 16, 17, 300),
+        floating=(0, 1),
+        gradients=(0, 1),
+        constant_in_gradient=True,
+        tolerance=(1e-6, 1e-6),  # the arc tangents differ by an ulp
+        summary="distance IoU less a penalty for other aspect ratios, for all pairs",
+        source="Zheng et al. 2020; torchvision.ops.complete_box_iou",
+    ),
+    OpCase(
+        name="generalized_box_iou_loss",
+        family="box_iou_loss",
+        make_inputs=aligned_boxes,
+        sizes=(0, 1, 15, 16, 17, 300, 9001),
+        floating=(0, 1),
+        gradients=(0, 1),
+        tolerance=(1e-6, 1e-6),  # 1 - similarity, where torchvision sums in another order
+        summary="1 - generalized IoU of boxes in pairs, the reduction included",
+        source="Rezatofighi et al. 2019; torchvision.ops.generalized_box_iou_loss",
+    ),
+    OpCase(
+        name="distance_box_iou_loss",
+        family="box_iou_loss",
+        make_inputs=lambda n, g: (*aligned_boxes(n, g), "mean"),
+        sizes=(0, 1, 15, 16, 17, 300, 9001),
+        floating=(0, 1),
+        gradients=(0, 1),
+        tolerance=(1e-6, 1e-6),
+        summary="1 - distance IoU of boxes in pairs, the reduction included",
+        source="Zheng et al. 2020; torchvision.ops.distance_box_iou_loss",
+    ),
+    OpCase(
+        name="complete_box_iou_loss",
+        family="box_iou_loss",
+        make_inputs=lambda n, g: (*aligned_boxes(n, g), "sum"),
+        sizes=(0, 1, 15, 16, 17, 300, 9001),
+        floating=(0, 1),
+        gradients=(0, 1),
+        constant_in_gradient=True,
+        tolerance=(1e-6, 1e-6),
+        summary="1 - complete IoU of boxes in pairs, the reduction included",
+        source="Zheng et al. 2020; torchvision.ops.complete_box_iou_loss",
     ),
     OpCase(
         name="yolo_decode",

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
 from torch import Tensor
 
 from pydet import reference
-from pydet.ops import box_iou
+from pydet.ops import box_iou, complete_box_iou, distance_box_iou, generalized_box_iou, set_backend
 
 INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 FLOATING = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -189,3 +190,168 @@ def test_messages(a: Tensor, b: Tensor, fmt: str, message: str) -> None:
 def test_devices_must_agree() -> None:
     with pytest.raises(RuntimeError, match="boxes1 and boxes2 must be on one device, got cuda:0 and cpu"):
         box_iou(A.cuda(), B)
+
+
+FAMILY = (box_iou, generalized_box_iou, distance_box_iou, complete_box_iou)
+each_kind = pytest.mark.parametrize("function", FAMILY, ids=lambda f: f.__name__)
+TURN = 4 / math.pi**2 * (math.atan(1) - math.atan(2)) ** 2  # a square and a box twice as wide
+
+
+@pytest.mark.parametrize("dtype", [*FLOATING, torch.int64], ids=str)
+@pytest.mark.parametrize(
+    ("a", "b", "iou", "hull_left", "distance", "turn"),
+    [
+        ((0, 0, 10, 10), (0, 0, 10, 10), 1, 0, 0, 0),
+        ((0, 0, 10, 10), (5, 0, 15, 10), 1 / 3, 0, 25 / 325, 0),
+        ((0, 0, 10, 10), (0, 0, 20, 10), 1 / 2, 0, 25 / 500, TURN),
+        ((0, 0, 1, 1), (2, 0, 3, 1), 0, 1 / 3, 4 / 10, 0),
+        ((0, 0, 1, 1), (3, 3, 4, 4), 0, 14 / 16, 18 / 32, 0),
+    ],
+)
+def test_kin_by_hand(
+    a: tuple, b: tuple, iou: float, hull_left: float, distance: float, turn: float, dtype: torch.dtype
+) -> None:
+    """hull_left: what neither covers of the hull; distance: of the centres, over the diagonal, squared."""
+    for x, y in ((boxes_of(a), boxes_of(b)), (boxes_of(b), boxes_of(a))):
+        pair = x.to(dtype), y.to(dtype)
+        assert generalized_box_iou(*pair).item() == pytest.approx(iou - hull_left, abs=1e-6)
+        assert distance_box_iou(*pair).item() == pytest.approx(iou - distance, abs=1e-6)
+        complete = iou - distance - (turn * turn / (1 - iou + turn) if turn else 0)
+        assert complete_box_iou(*pair).item() == pytest.approx(complete, abs=1e-6)
+
+
+@each_kind
+def test_kin_symmetric_moved_and_scaled(function: Callable[..., Tensor]) -> None:
+    generator = torch.Generator().manual_seed(4)
+    a, b = (torch.rand(n, 4, generator=generator).double().cumsum(-1) * 50 for n in (40, 70))
+    result = function(a, b)
+    assert torch.equal(result.T, function(b, a))
+    torch.testing.assert_close(function(a + 300, b + 300), result, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(function(a * 8, b * 8), result, rtol=1e-8, atol=1e-9)  # but for eps
+    torch.testing.assert_close(function(a, a).diagonal(), torch.ones(40).double())
+    lower = -2 if function is complete_box_iou else -1
+    assert result.min() >= lower
+    assert result.max() <= 1 + 1e-12
+    assert (result <= box_iou(a, b) + 1e-12).all()  # a hull that is the union may round below it
+
+
+@each_kind
+def test_kin_batches_are_a_loop(function: Callable[..., Tensor]) -> None:
+    generator = torch.Generator().manual_seed(5)
+    a, b = (torch.rand(2, 3, n, 4, generator=generator).cumsum(-1).requires_grad_() for n in (5, 33))
+    weight = torch.rand(2, 3, 5, 33, generator=generator)
+    result = function(a, b)
+    gradients = torch.autograd.grad(result, (a, b), weight)
+    for i, j in itertools.product(range(2), range(3)):
+        assert torch.equal(result[i, j], function(a[i, j], b[i, j]))
+        entry = torch.autograd.grad(function(a[i, j], b[i, j]), (a, b), weight[i, j])
+        assert torch.equal(entry[0][i, j], gradients[0][i, j])
+        assert torch.equal(entry[1][i, j], gradients[1][i, j])
+
+
+@each_kind
+def test_kin_of_degenerate_boxes(function: Callable[..., Tensor]) -> None:
+    rows = (5, 5, 5, 5), (10, 10, 0, 0), (10, 0, 0, 10), (3, 3, 3, 9), (0, 0, INF, 10), (0, NAN, 1, 1), (0, 0, 10, 10)
+    boxes = boxes_of(*rows, *[(1, 2, 3, 4)] * 20, dtype=torch.float64)
+    expected = getattr(reference, function.__name__)(boxes, boxes)
+    torch.testing.assert_close(function(boxes, boxes), expected, equal_nan=True)
+
+
+def kin_inputs(n: int, m: int, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor, Tensor]:
+    """Boxes on a coarse grid, so that many share a side, touch or are equal; a weight for each pair."""
+    generator = torch.Generator().manual_seed(n + m)
+    corner, size = (torch.randint(lo, hi, (n + m, 2), generator=generator) for lo, hi in ((0, 30), (1, 12)))
+    boxes = torch.cat([corner, corner + size], dim=1).to(dtype)
+    return boxes[:n].requires_grad_(), boxes[n:].requires_grad_(), torch.randn(n, m, generator=generator).to(dtype)
+
+
+@each_kind
+@pytest.mark.parametrize(("n", "m"), [(1, 1), (3, 16), (40, 17), (2, 1500), (300, 200), (0, 3), (3, 0)])
+def test_kin_gradient_is_that_of_the_reference(function: Callable[..., Tensor], n: int, m: int) -> None:
+    a, b, weight = kin_inputs(n, m)
+    ours = torch.autograd.grad(function(a, b), (a, b), weight)
+    theirs = torch.autograd.grad(getattr(reference, function.__name__)(a, b), (a, b), weight)
+    torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-11)
+    (only_b,) = torch.autograd.grad(function(a.detach(), b), b, weight)
+    assert torch.equal(only_b, ours[1])
+
+
+@each_kind
+def test_kin_gradient_in_other_dtypes_and_strides(function: Callable[..., Tensor]) -> None:
+    a, b, weight = kin_inputs(100, 130)
+    expected = torch.autograd.grad(function(a, b), (a, b), weight)
+    for dtype, tolerance in ((torch.float32, 1e-4), (torch.float16, 2e-3), (torch.bfloat16, 2e-2)):
+        x, y = (t.detach().to(dtype).T.contiguous().T.requires_grad_() for t in (a, b))
+        found = torch.autograd.grad(function(x, y), (x, y), weight.T.contiguous().T.float())
+        for ours, exact in zip(found, expected, strict=True):
+            assert ours.dtype == dtype
+            torch.testing.assert_close(ours.double(), exact, rtol=tolerance, atol=tolerance)
+    scalar = torch.autograd.grad(function(a, b).sum(), (a, b))  # an expanded gradient
+    assert torch.equal(scalar[0], torch.autograd.grad(function(a, b), (a, b), torch.ones_like(weight))[0])
+
+
+@each_kind
+def test_kin_gradient_at_any_number_of_threads(function: Callable[..., Tensor]) -> None:
+    a, b, weight = kin_inputs(700, 300, torch.float32)
+    threads = torch.get_num_threads()
+    try:
+        found = []
+        for count in (1, 2, 5):
+            torch.set_num_threads(count)
+            found.append(torch.autograd.grad(function(a, b), (a, b), weight))
+    finally:
+        torch.set_num_threads(threads)
+    for ours in found[1:]:
+        assert torch.equal(ours[0], found[0][0])
+        assert torch.equal(ours[1], found[0][1])
+
+
+@each_kind
+def test_kin_second_derivative(function: Callable[..., Tensor]) -> None:
+    generator = torch.Generator().manual_seed(6)
+    a, b = (torch.rand(n, 4, generator=generator).double().cumsum(-1).requires_grad_() for n in (3, 4))
+    weight = torch.rand(3, 4, generator=generator).double().requires_grad_()
+    found = []
+    for f in (function, getattr(reference, function.__name__)):
+        first = torch.autograd.grad(f(a, b), (a, b), weight, create_graph=True)
+        found.append(torch.autograd.grad(sum((g**2).sum() for g in first), (a, b, weight)))
+    torch.testing.assert_close(found[0], found[1], rtol=1e-9, atol=1e-12)
+
+
+@each_kind
+def test_kin_pairs_without_a_gradient_do_not_spoil_one(function: Callable[..., Tensor]) -> None:
+    """torchvision's gradient is NaN here: 0 times the derivative of 0 / 0."""
+    a = boxes_of((0, 0, 10, 10), (5, 5, 5, 5), dtype=torch.float64).requires_grad_()
+    b = boxes_of((5, 0, 15, 12), (5, 5, 5, 5), dtype=torch.float64)
+    matrix = function(a, b)
+    assert matrix[1, 1].isnan()
+    (gradient,) = torch.autograd.grad(torch.where(matrix.isnan(), 0, matrix).sum(), a)
+    assert gradient.isfinite().all()
+    assert gradient[0].any()
+
+
+@each_kind
+def test_kin_reference_backend_also_serves_the_gradient(function: Callable[..., Tensor]) -> None:
+    a, b, weight = kin_inputs(5, 7)
+    ours = torch.autograd.grad(function(a, b), (a, b), weight)
+    with set_backend("reference"):
+        theirs = torch.autograd.grad(function(a, b), (a, b), weight)
+    torch.testing.assert_close(ours, theirs)
+
+
+def test_kin_eps() -> None:
+    a, b = boxes_of((0, 0, 10, 10)), boxes_of((0, 0, 20, 10))
+    assert distance_box_iou(a, b, eps=500.0).item() == pytest.approx(0.5 - 25 / 1000)
+    expected = 0.5 - 25 / 501 - TURN * TURN / (1.5 + TURN)
+    assert complete_box_iou(a, b, eps=1.0).item() == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize("function", FAMILY[1:], ids=lambda f: f.__name__)
+def test_kin_messages(function: Callable[..., Tensor]) -> None:
+    name = function.__name__
+    with pytest.raises(RuntimeError, match=rf"{name}: boxes1 must be \[..., N, 4\], got \[7, 5\]"):
+        function(torch.zeros(7, 5), B)
+    with pytest.raises(RuntimeError, match=rf"{name}: boxes1 and boxes2 must have the same leading dimensions"):
+        function(A[None], B)
+    with pytest.raises(RuntimeError, match=rf"{name}: boxes2 must be a floating or integer tensor, got Bool"):
+        function(A, B.bool())

@@ -160,6 +160,26 @@ def test_exp_of_negated_is_the_reciprocal(math: ModuleType) -> None:
     assert np.abs(product - 1).max() <= 2 * 2.0**-23
 
 
+def test_arctangent_whole_range(math: ModuleType) -> None:
+    joints = np.tan(np.pi / 8), 1.0, np.tan(3 * np.pi / 8)
+    near = [np.linspace(j - 0.05, j + 0.05, 100_001) for j in joints]
+    x = np.concatenate([every_float(1021), *near]).astype(np.float32)
+    result = math.f32.arctangent(x)
+    truth = np.arctan(x.astype(np.float64))
+    normal = np.abs(truth) > np.finfo(np.float32).tiny
+    assert ulps(result[normal], truth[normal]).max() <= 2.0
+    assert same_bits(result[~normal], x[~normal])  # atan(x) is x there
+    assert same_bits(math.f32.arctangent(-x), -result)
+
+
+def test_arctangent_special_values(math: ModuleType) -> None:
+    for f, pi in ((math.f32, F32(np.pi)), (math.f64, np.pi)):
+        assert (f.arctangent(INF), f.arctangent(-INF), f.arctangent(1.0)) == (pi / 2, -pi / 2, pi / 4)
+        assert np.signbit(f.arctangent(-0.0))
+        assert f.arctangent(0.0) == 0
+        assert np.isnan(f.arctangent(NAN))
+
+
 def test_sigmoid_whole_range(math: ModuleType) -> None:
     x = np.concatenate([every_float(1021), np.linspace(-90, 30, 400_001)]).astype(np.float32)
     with np.errstate(over="ignore", under="ignore"):

@@ -89,7 +89,7 @@ def test_many_candidates_and_few_kept() -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("spread", [1e-13, 1e-9, 1e-6, 1.0])
 def test_scores_that_hardly_differ(dtype: torch.dtype, spread: float) -> None:
-    """Selection goes by the leading bits of the scores: those that share them must still be ordered, and none be lost."""
+    """Selection goes by the leading bits of the scores: those that share them must still be ordered, none lost."""
     g = torch.Generator().manual_seed(0)
     boxes = torch.stack([clustered_boxes(3000, g) for _ in range(2)])
     scores = 0.5 + spread * torch.rand(2, 3000, 2, generator=g, dtype=torch.float64)

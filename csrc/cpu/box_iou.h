@@ -2,20 +2,22 @@
 namespace pydet {
 namespace PYDET_LEVEL {
 
-// IoU of n boxes with the m columns; `columns` holds x1, y1, x2, y2 and area as five runs of `stride` values.
-template <typename T, typename Out>
-void box_iou_rows(const Box<T>* rows, int64_t n, const T* columns, int64_t stride, int64_t m, Out* __restrict__ out) {
+// n boxes with the m columns; `columns` holds x1, y1, x2, y2, area and angle as six runs of `stride` values.
+template <IouKind kind, typename T, typename Out>
+void box_iou_rows(const IouBox<T>* rows, int64_t n, const T* columns, int64_t stride, int64_t m, IouRules<T> rules,
+                  Out* __restrict__ out) {
   const T* __restrict__ x1 = columns;
   const T* __restrict__ y1 = columns + stride;
   const T* __restrict__ x2 = columns + 2 * stride;
   const T* __restrict__ y2 = columns + 3 * stride;
   const T* __restrict__ areas = columns + 4 * stride;
+  const T* __restrict__ angles = columns + 5 * stride;
   for (int64_t i = 0; i < n; ++i) {
-    const Box<T> row = rows[i];
-    const T row_area = area(row);
+    const IouBox<T> row = rows[i];
     Out* __restrict__ out_row = out + i * m;
     for (int64_t j = 0; j < m; ++j) {
-      out_row[j] = static_cast<Out>(iou(row, row_area, Box<T>{x1[j], y1[j], x2[j], y2[j]}, areas[j]));
+      const IouBox<T> column{{x1[j], y1[j], x2[j], y2[j]}, areas[j], angles[j]};
+      out_row[j] = static_cast<Out>(pair_iou<kind>(row, column, rules));
     }
   }
 }

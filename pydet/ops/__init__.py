@@ -5,7 +5,9 @@ Replacing `from torchvision.ops import nms` by `from pydet.ops import nms` is th
 
 from pydet.ops._backend import OPERATORS, backend_of, set_backend
 from pydet.ops.batched_nms import batched_nms
-from pydet.ops.box_iou import box_iou
+from pydet.ops.box_iou import box_iou, complete_box_iou, distance_box_iou, generalized_box_iou
+from pydet.ops.box_iou_loss import complete_box_iou_loss, distance_box_iou_loss, generalized_box_iou_loss
+from pydet.ops.boxes import box_area, box_convert, clip_boxes_to_image, remove_small_boxes
 from pydet.ops.decode_boxes import decode_boxes
 from pydet.ops.encode_boxes import encode_boxes
 from pydet.ops.match_anchors import match_anchors
@@ -20,12 +22,22 @@ __all__ = [
     "OPERATORS",
     "backend_of",
     "batched_nms",
+    "box_area",
+    "box_convert",
     "box_iou",
+    "clip_boxes_to_image",
+    "complete_box_iou",
+    "complete_box_iou_loss",
     "decode_boxes",
+    "distance_box_iou",
+    "distance_box_iou_loss",
     "encode_boxes",
+    "generalized_box_iou",
+    "generalized_box_iou_loss",
     "match_anchors",
     "multiclass_nms",
     "nms",
+    "remove_small_boxes",
     "set_backend",
     "sigmoid_focal_loss",
     "soft_nms",

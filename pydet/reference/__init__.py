@@ -1,7 +1,15 @@
 """Slow, obvious PyTorch: the ground truth that every kernel is tested against. Any device, any floating dtype."""
 
 from pydet.reference.batched_nms import batched_nms
-from pydet.reference.box_iou import box_iou, compute_dtype
+from pydet.reference.box_iou import (
+    box_iou,
+    complete_box_iou,
+    compute_dtype,
+    distance_box_iou,
+    generalized_box_iou,
+    result_dtype,
+)
+from pydet.reference.box_iou_loss import complete_box_iou_loss, distance_box_iou_loss, generalized_box_iou_loss
 from pydet.reference.decode_boxes import decode_boxes
 from pydet.reference.encode_boxes import encode_boxes
 from pydet.reference.match_anchors import match_anchors
@@ -15,12 +23,19 @@ from pydet.reference.yolo_decode import yolo_decode
 __all__ = [
     "batched_nms",
     "box_iou",
+    "complete_box_iou",
+    "complete_box_iou_loss",
     "compute_dtype",
     "decode_boxes",
+    "distance_box_iou",
+    "distance_box_iou_loss",
     "encode_boxes",
+    "generalized_box_iou",
+    "generalized_box_iou_loss",
     "match_anchors",
     "multiclass_nms",
     "nms",
+    "result_dtype",
     "sigmoid_focal_loss",
     "soft_nms",
     "softmax_focal_loss",

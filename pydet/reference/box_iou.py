@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -19,18 +21,79 @@ def compute_dtype(*tensors: Tensor) -> torch.dtype:
     return torch.float64 if exact else torch.float32
 
 
+def result_dtype(*tensors: Tensor) -> torch.dtype:
+    return torch.float64 if any(t.dtype == torch.float64 for t in tensors) else torch.float32
+
+
+def all_pairs(boxes1: Tensor, boxes2: Tensor, fmt: str = "xyxy") -> tuple[Tensor, Tensor]:
+    """Corners [..., N, 1, 4] and [..., 1, M, 4] in the type of the arithmetic."""
+    dtype = compute_dtype(boxes1, boxes2)
+    return to_xyxy(boxes1.to(dtype), fmt)[..., :, None, :], to_xyxy(boxes2.to(dtype), fmt)[..., None, :, :]
+
+
+def area(boxes: Tensor) -> Tensor:
+    return (boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])
+
+
+def aspect_penalty(a: Tensor, b: Tensor, iou: Tensor, eps: float) -> Tensor:
+    """alpha * v of CIoU; alpha is held constant in the gradient."""
+    angle_a, angle_b = (torch.atan((x[..., 2] - x[..., 0]) / (x[..., 3] - x[..., 1])) for x in (a, b))
+    v = 4 / math.pi**2 * (angle_a - angle_b) ** 2
+    alpha = (v / (1 - iou + v + eps)).detach()
+    return alpha * v
+
+
+def centre_distance(a: Tensor, b: Tensor) -> Tensor:
+    """Squared distance of the centres."""
+    apart = (a[..., :2] + a[..., 2:]) / 2 - (b[..., :2] + b[..., 2:]) / 2
+    return apart[..., 0] ** 2 + apart[..., 1] ** 2
+
+
+def overlap_and_union(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    extent = torch.minimum(a[..., 2:], b[..., 2:]) - torch.maximum(a[..., :2], b[..., :2])
+    # Boxes that only touch have no gradient, as with clamp(min=0) since torch 2.14; before, it had one at 0.
+    extent = torch.where(extent <= 0, 0, extent)
+    overlap = extent[..., 0] * extent[..., 1]
+    return overlap, area(a) + area(b) - overlap
+
+
+def hull_extent(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    extent = (torch.maximum(a[..., 2:], b[..., 2:]) - torch.minimum(a[..., :2], b[..., :2])).clamp(min=0)
+    return extent[..., 0], extent[..., 1]
+
+
 def box_iou(boxes1: Tensor, boxes2: Tensor, fmt: str = "xyxy") -> Tensor:
     """Intersection over union of every box of [..., N, 4] with every box of [..., M, 4] -> [..., N, M].
 
     Areas are not clamped and a pair whose union is 0 is NaN, as in torchvision.
     """
-    dtype = compute_dtype(boxes1, boxes2)
-    a, b = to_xyxy(boxes1.to(dtype), fmt), to_xyxy(boxes2.to(dtype), fmt)
-    area_a = (a[..., 2] - a[..., 0]) * (a[..., 3] - a[..., 1])
-    area_b = (b[..., 2] - b[..., 0]) * (b[..., 3] - b[..., 1])
-    top_left = torch.maximum(a[..., :, None, :2], b[..., None, :, :2])
-    bottom_right = torch.minimum(a[..., :, None, 2:], b[..., None, :, 2:])
-    overlap = (bottom_right - top_left).clamp(min=0)
-    intersection = overlap[..., 0] * overlap[..., 1]
-    iou = intersection / (area_a[..., :, None] + area_b[..., None, :] - intersection)
-    return iou if torch.float64 in (boxes1.dtype, boxes2.dtype) else iou.to(torch.float32)
+    overlap, union = overlap_and_union(*all_pairs(boxes1, boxes2, fmt))
+    return (overlap / union).to(result_dtype(boxes1, boxes2))
+
+
+def generalized_box_iou(boxes1: Tensor, boxes2: Tensor) -> Tensor:
+    """GIoU (Rezatofighi et al. 2019, algorithm 1): IoU less the part of the hull that neither box covers."""
+    a, b = all_pairs(boxes1, boxes2)
+    overlap, union = overlap_and_union(a, b)
+    width, height = hull_extent(a, b)
+    hull = width * height
+    return (overlap / union - (hull - union) / hull).to(result_dtype(boxes1, boxes2))
+
+
+def distance_box_iou(boxes1: Tensor, boxes2: Tensor, eps: float = 1e-7) -> Tensor:
+    """DIoU (Zheng et al. 2020, equation 7): IoU less the centres' distance over the hull's diagonal, both squared."""
+    a, b = all_pairs(boxes1, boxes2)
+    overlap, union = overlap_and_union(a, b)
+    width, height = hull_extent(a, b)
+    diou = overlap / union - centre_distance(a, b) / (width**2 + height**2 + eps)
+    return diou.to(result_dtype(boxes1, boxes2))
+
+
+def complete_box_iou(boxes1: Tensor, boxes2: Tensor, eps: float = 1e-7) -> Tensor:
+    """CIoU (Zheng et al. 2020, equations 8 to 11): DIoU less alpha * v, which compares the aspect ratios."""
+    a, b = all_pairs(boxes1, boxes2)
+    overlap, union = overlap_and_union(a, b)
+    width, height = hull_extent(a, b)
+    iou = overlap / union
+    diou = iou - centre_distance(a, b) / (width**2 + height**2 + eps)
+    return (diou - aspect_penalty(a, b, iou, eps)).to(result_dtype(boxes1, boxes2))

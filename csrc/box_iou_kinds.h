@@ -1,0 +1,83 @@
+// What the operators of the IoU family share: choosing the kind, its rules, and reading boxes.
+#pragma once
+
+#include <limits>
+#include <type_traits>
+#include <vector>
+
+#include "iou_math.h"
+#include "op_checks.h"
+
+namespace pydet {
+
+// body(std::integral_constant<IouKind, ...>)
+template <typename Body>
+void dispatch_kind(IouKind kind, const Body& body) {
+  switch (kind) {
+    case IouKind::iou:
+      return body(std::integral_constant<IouKind, IouKind::iou>());
+    case IouKind::generalized:
+      return body(std::integral_constant<IouKind, IouKind::generalized>());
+    case IouKind::distance:
+      return body(std::integral_constant<IouKind, IouKind::distance>());
+    case IouKind::complete:
+      return body(std::integral_constant<IouKind, IouKind::complete>());
+  }
+}
+
+template <typename T>
+IouRules<T> pairwise_rules(IouKind kind, double eps) {
+  return {T(0), kind == IouKind::generalized ? T(0) : static_cast<T>(eps), static_cast<T>(eps), T(0)};
+}
+
+// complete_box_iou_loss of torchvision leaves all but one eps at 1e-7; so does this.
+template <typename T>
+IouRules<T> loss_rules(IouKind kind, double eps) {
+  const T first = static_cast<T>(kind == IouKind::complete ? 1e-7 : eps);
+  return {first, first, static_cast<T>(eps), -std::numeric_limits<T>::infinity()};
+}
+
+// Boxes of any dtype and format as corners.
+template <typename T>
+std::vector<Box<T>> load_boxes(const Tensor& tensor, BoxFormat format) {
+  const Tensor dense = tensor.is_contiguous() ? tensor : torch::stable::contiguous(tensor);
+  std::vector<Box<T>> boxes(dense.numel() / 4);
+  PYDET_DISPATCH_FLOATING_AND_INTEGRAL(dense.scalar_type(), "box_iou", [&] {
+    const scalar_t* data = dense.const_data_ptr<scalar_t>();
+    for (size_t i = 0; i < boxes.size(); ++i, data += 4) {
+      boxes[i] = to_xyxy<T>(static_cast<T>(data[0]), static_cast<T>(data[1]), static_cast<T>(data[2]),
+                            static_cast<T>(data[3]), format);
+    }
+  });
+  return boxes;
+}
+
+template <IouKind kind, typename T>
+std::vector<IouBox<T>> load_iou_boxes(const Tensor& tensor, BoxFormat format) {
+  const std::vector<Box<T>> corners = load_boxes<T>(tensor, format);
+  std::vector<IouBox<T>> boxes(corners.size());
+  for (size_t i = 0; i < boxes.size(); ++i) boxes[i] = to_iou_box<kind>(corners[i]);
+  return boxes;
+}
+
+// Six runs over all boxes: x1, y1, x2, y2, area, angle.
+template <typename T>
+std::vector<T> to_columns(const std::vector<IouBox<T>>& boxes) {
+  const size_t n = boxes.size();
+  std::vector<T> columns(6 * n);
+  for (size_t i = 0; i < n; ++i) {
+    columns[i] = boxes[i].box.x1;
+    columns[n + i] = boxes[i].box.y1;
+    columns[2 * n + i] = boxes[i].box.x2;
+    columns[3 * n + i] = boxes[i].box.y2;
+    columns[4 * n + i] = boxes[i].area;
+    columns[5 * n + i] = boxes[i].angle;
+  }
+  return columns;
+}
+
+inline bool either_is_double(const Tensor& a, const Tensor& b) {
+  return a.scalar_type() == ScalarType::Double || b.scalar_type() == ScalarType::Double;
+}
+
+}  // namespace pydet
