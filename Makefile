@@ -3,6 +3,8 @@
 PYTHON ?= python3
 # The one place where torch is pinned. pydet itself runs under every torch >= 2.10.
 TORCH ?= torch==2.13.0
+# torchvision has no build for a torch without CUDA on every registry: the benchmarks have an environment of their own.
+PEERS ?= torch==2.14.1 torchvision==0.29.2 opencv-python-headless==4.14.0.94 powerboxes==0.3.1 lsnms==0.5.0
 
 BIN := .venv/bin
 SOURCES := setup.py pyproject.toml $(wildcard csrc csrc/* csrc/*/*)
@@ -13,7 +15,7 @@ CXX_FILES = $(shell find csrc tests -name '*.cpp' -o -name '*.h' -o -name '*.cu'
 help:
 	@echo "make demo    find the objects in pydet/assets/dog.jpg and draw them"
 	@echo "make test    run the tests"
-	@echo "make bench   time the operators"
+	@echo "make bench   race the operators against torchvision and others, and write the README's table"
 	@echo "make lint    check style and types;  make format  put the style right"
 	@echo "make wheel   build the wheel and the source archive into dist/"
 	@echo "make clean   remove all that these commands made"
@@ -25,8 +27,9 @@ demo: .venv/pydet
 test: .venv/test
 	$(BIN)/python -m pytest
 
-bench: .venv/test
-	$(BIN)/python -m pytest benchmarks --benchmark-only
+bench: .venv-bench/ready
+	.venv-bench/bin/python -m pytest benchmarks -q --benchmark-quiet --results benchmarks/results/cpu-$(shell uname -m).json
+	.venv-bench/bin/python benchmarks/report.py
 
 lint: .venv/lint
 	$(BIN)/ruff check .
@@ -45,7 +48,7 @@ wheel: .venv/pydet
 	$(BIN)/python setup.py --quiet sdist
 
 clean:
-	rm -rf .venv build dist detections *.egg-info pydet/*.so pydet/_build.txt .benchmarks .hypothesis
+	rm -rf .venv .venv-bench build dist detections *.egg-info pydet/*.so pydet/_build.txt .benchmarks .hypothesis
 	rm -rf .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
@@ -69,4 +72,10 @@ clean:
 
 .venv/test .venv/lint: .venv/%: pyproject.toml | .venv/pydet
 	$(BIN)/python -m pip install --quiet --no-build-isolation --editable ".[$*]"
+	@touch $@
+
+.venv-bench/ready: pyproject.toml | .venv/pydet
+	$(PYTHON) -m venv .venv-bench
+	.venv-bench/bin/python -m pip install --quiet $(PEERS) "setuptools>=77" ninja
+	.venv-bench/bin/python -m pip install --quiet --no-build-isolation --editable ".[test]"
 	@touch $@

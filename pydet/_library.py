@@ -9,6 +9,7 @@ import torch
 _FOLDER = Path(__file__).parent
 CPU_LIBRARY = _FOLDER / "_C.so"
 CUDA_LIBRARY = _FOLDER / "_C_cuda.so"
+BUILD_RECORD = _FOLDER / "_build.txt"
 
 
 def _load(path: Path) -> None:
@@ -30,10 +31,16 @@ def _load_cpu() -> None:
     _load(CPU_LIBRARY)
 
 
+def _left_out_because() -> str:
+    """What setup.py wrote down when it left CUDA out."""
+    choices = BUILD_RECORD.read_text(encoding="utf-8").splitlines() if BUILD_RECORD.exists() else []
+    return next((line for line in choices if line.startswith("CPU library only")), "pydet was built without nvcc")
+
+
 def _load_cuda() -> str | None:
     """Loads the CUDA library where it can serve; otherwise the reason why not."""
     if not CUDA_LIBRARY.exists():
-        return "this build has none (nvcc was not there when pydet was installed)"
+        return f"this build has none: {_left_out_because()}"
     if torch.version.cuda is None:
         return f"torch {torch.__version__} is a build without CUDA"
     _load(CUDA_LIBRARY)

@@ -7,6 +7,7 @@ import platform
 import torch
 
 import pydet
+from pydet import _library
 from pydet.info import aligned, info
 
 
@@ -30,7 +31,9 @@ def test_a_forced_backend_shows() -> None:
 
 
 def test_why_there_is_no_cuda() -> None:
-    if torch.version.cuda is None:
+    if not _library.CUDA_LIBRARY.exists():
+        assert "not loaded: this build has none: " in info()
+    elif torch.version.cuda is None:
         assert f"not loaded: torch {torch.__version__} is a build without CUDA" in info()
     if not torch.cuda.is_available():
         assert "CUDA devices" in info()
