@@ -17,7 +17,11 @@ ROWS = {
     "test_nms[clustered-20000]": "`nms`, 20,000 boxes in clusters",
     "test_nms[scattered-20000]": "`nms`, 20,000 boxes, most of them kept",
     "test_batched_nms[20000-80]": "`batched_nms`, 20,000 boxes, 80 classes",
+    "test_multiclass_nms[8-25200-80-all]": "`multiclass_nms`, 8 images, 25,200 boxes, 80 classes",
     "test_box_iou[box_iou-4000]": "`box_iou`, 4,000 × 4,000",
+    "test_box_iou[complete_box_iou-4000]": "`complete_box_iou`, 4,000 × 4,000",
+    "test_match_anchors[anywhere-120000-50-retinanet]": "`match_anchors`, 120,000 anchors, 50 objects",
+    "test_focal_forward_and_backward[sum-100000]": "`sigmoid_focal_loss`, 100,000 × 80, with its gradient",
     "test_yolo_decode[8-76]": "`yolo_decode`, 8 maps of 255 × 76 × 76",
     "test_yolov3_tiny": "YOLOv3-tiny at 416, picture to boxes",
 }
