@@ -115,6 +115,35 @@ def test_far_from_the_origin() -> None:
     assert torch.equal(ops.nms(boxes, scores, 0.5), reference.nms(boxes, scores, 0.5))
 
 
+def outermost_pairs(inner: float, outer: float, shift: float) -> Tensor:
+    """[4000, 4]: 2,000 boxes of `outer` x 10, far apart, each followed by one of `inner` x 10 (or both turned) at its end.
+
+    Nothing with the same IoU has its centre farther from the other's.
+    """
+    g = torch.Generator().manual_seed(0)
+    start = torch.arange(2000) * 97.0 + torch.randint(8, (2000,), generator=g)
+    at_end = torch.rand(2000, generator=g) < 0.5
+    inner_start = start + at_end * (outer - inner)
+    across = torch.randint(5000, (2000,), generator=g).float()
+    outer_boxes = torch.stack([start, across, start + outer, across + 10], dim=1)
+    inner_boxes = torch.stack([inner_start, across, inner_start + inner, across + 10], dim=1)
+    turned = torch.rand(2000, generator=g) < 0.5
+    boxes = torch.stack([outer_boxes, inner_boxes], dim=1)
+    boxes[turned] = boxes[turned][..., [1, 0, 3, 2]]
+    return boxes.flatten(0, 1) + shift
+
+
+@pytest.mark.parametrize("shift", [0.0, -1e5, 1e7])
+@pytest.mark.parametrize(("inner", "outer"), [(9, 79), (9, 29), (9, 19), (9, 17), (9, 13), (27, 29)])
+def test_the_centre_of_what_suppresses_may_be_this_far(inner: float, outer: float, shift: float) -> None:
+    """The inner box covers inner / outer of the outer one. Near 1e7 centres of odd widths are rounded."""
+    boxes = outermost_pairs(inner, outer, shift)
+    scores = torch.arange(4000.0, 0, -1)
+    assert torch.equal(ops.nms(boxes, scores, 0.998 * inner / outer), torch.arange(0, 4000, 2))
+    assert torch.equal(ops.nms(boxes, scores, 1.002 * inner / outer), torch.arange(4000))
+    assert torch.equal(ops.nms(boxes, scores.flip(0), 0.998 * inner / outer), torch.arange(3999, 0, -2))
+
+
 def test_half_precision_does_not_overflow() -> None:
     boxes = torch.tensor([[0, 0, 600, 600], [0, 0, 600, 590]], dtype=torch.float16)  # areas beyond 65,504
     assert ops.nms(boxes, torch.tensor([0.9, 0.8], dtype=torch.float16), 0.5).tolist() == [0]

@@ -108,8 +108,9 @@ class Grid {
        int64_t kept_count, double threshold, NmsScratch<T>& scratch)
       : threshold_(threshold), ratio_(static_cast<T>(std::min(threshold, 1.0) * 0.999)), scratch_(scratch) {
     low_ = nms_low<T>(threshold);
-    // What a box of another size needs to share enough with one of width w: its centre lies within `reach` x w.
-    reach_ = ratio_ > T(0) ? (T(1) - ratio_) * maximum(T(1), T(0.5) / ratio_) : std::numeric_limits<T>::max();
+    // With IoU t and equal heights, a box of width v shares at least t (w + v) / (1 + t) of one of width w: their centres
+    // are at most (w + v) (1 - t) / (2 (1 + t)) apart. No v above w / t shares enough, so that this is w (1 - t) / (2 t).
+    reach_ = ratio_ > T(0) ? (T(1) - ratio_) / (T(2) * ratio_) : std::numeric_limits<T>::max();
     measure(boxes, order, first, n, before, kept_count);
     lay_out();
     count_cells(boxes, order, first, n, before, kept_count);
