@@ -108,8 +108,8 @@ class Grid {
        int64_t kept_count, double threshold, NmsScratch<T>& scratch)
       : threshold_(threshold), ratio_(static_cast<T>(std::min(threshold, 1.0) * 0.999)), scratch_(scratch) {
     low_ = nms_low<T>(threshold);
-    // With IoU t and equal heights, a box of width v shares at least t (w + v) / (1 + t) of one of width w: their centres
-    // are at most (w + v) (1 - t) / (2 (1 + t)) apart. No v above w / t shares enough, so that this is w (1 - t) / (2 t).
+    // With IoU t and equal heights, boxes of widths w and v share at least t (w + v) / (1 + t), so that their centres
+    // are at most (w + v) (1 - t) / (2 (1 + t)) apart. No v above w / t shares enough: that is w (1 - t) / (2 t).
     reach_ = ratio_ > T(0) ? (T(1) - ratio_) / (T(2) * ratio_) : std::numeric_limits<T>::max();
     measure(boxes, order, first, n, before, kept_count);
     lay_out();
