@@ -116,7 +116,7 @@ def test_far_from_the_origin() -> None:
 
 
 def outermost_pairs(inner: float, outer: float, shift: float) -> Tensor:
-    """[4000, 4]: 2,000 boxes of `outer` x 10, far apart, each followed by one of `inner` x 10 (or both turned) at its end.
+    """[4000, 4]: 2,000 boxes of `outer` x 10, far apart, each followed by one of `inner` x 10 at one of its ends.
 
     Nothing with the same IoU has its centre farther from the other's.
     """
