@@ -84,7 +84,7 @@ class set_backend:
 
     Raises:
         ValueError: the name is none of these.
-        RuntimeError: "compiled" or "triton" was asked for and no operator can be served by it here.
+        RuntimeError: "compiled" was asked for on a GPU and an operator has no CUDA kernel, or "triton" without triton.
 
     Example:
         >>> with set_backend("reference"):
@@ -107,11 +107,13 @@ class set_backend:
 
 
 def _apply(backend: Backend) -> None:
+    if backend == "compiled" and _fallbacks:
+        raise RuntimeError(f"set_backend: no compiled CUDA kernel here for {', '.join(_fallbacks)}; see pydet info")
+    if backend == "triton" and importlib.util.find_spec("triton") is None:
+        raise RuntimeError("set_backend: triton is not installed; pip install triton")
     while _forced:
         _forced.pop()[1].undo()
     if backend in ("auto", "compiled"):
-        if backend == "compiled" and _fallbacks:
-            raise RuntimeError(f"set_backend: no compiled CUDA operators: {_library.CUDA_MISSING_BECAUSE}")
         return
     override = _Override()
     for name in OPERATORS:
@@ -120,9 +122,6 @@ def _apply(backend: Backend) -> None:
                 override.put(name, key, getattr(reference, name))
         elif (launcher := _triton_operator(name)) is not None:
             override.put(name, "CUDA", launcher)
-    if backend == "triton" and importlib.util.find_spec("triton") is None:
-        override.undo()
-        raise RuntimeError("set_backend: triton is not installed; pip install triton")
     _forced.append((backend, override))
 
 
