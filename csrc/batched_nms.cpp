@@ -1,5 +1,5 @@
+#include "checks/nms.h"
 #include "nms_cpu.h"
-#include "op_checks.h"
 
 namespace pydet {
 namespace {

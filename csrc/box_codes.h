@@ -4,7 +4,9 @@
 #include <algorithm>
 #include <vector>
 
-#include "op_checks.h"
+#include "checks/box_codes.h"
+#include "math/box.h"
+#include "math/box_codes.h"
 
 namespace pydet {
 

@@ -5,8 +5,8 @@
 #include <type_traits>
 #include <vector>
 
-#include "iou_math.h"
-#include "op_checks.h"
+#include "checks/box_iou.h"
+#include "math/box_iou.h"
 
 namespace pydet {
 

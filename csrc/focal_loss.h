@@ -4,7 +4,8 @@
 #include <optional>
 #include <vector>
 
-#include "op_checks.h"
+#include "checks/focal_loss.h"
+#include "math/focal_loss.h"
 #include "widen.h"
 
 namespace pydet {

@@ -3,7 +3,8 @@
 #include <optional>
 #include <vector>
 
-#include "op_checks.h"
+#include "checks/match_anchors.h"
+#include "math/box.h"
 
 namespace pydet {
 namespace {

@@ -3,9 +3,9 @@
 #include <optional>
 #include <tuple>
 
+#include "checks/nms.h"
 #include "nms_cpu.h"
 #include "nms_order.h"
-#include "op_checks.h"
 #include "widen.h"
 
 namespace pydet {

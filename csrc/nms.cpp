@@ -1,7 +1,7 @@
 #include "nms_cpu.h"
 
+#include "checks/nms.h"
 #include "nms_order.h"
-#include "op_checks.h"
 
 #define PYDET_KERNELS "cpu/nms.h"
 #include "cpu_levels.h"

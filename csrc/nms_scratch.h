@@ -8,7 +8,7 @@
 #include <limits>
 #include <vector>
 
-#include "detection_math.h"
+#include "math/box.h"
 
 namespace pydet {
 

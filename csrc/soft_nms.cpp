@@ -2,7 +2,7 @@
 #include <limits>
 #include <tuple>
 
-#include "op_checks.h"
+#include "checks/nms.h"
 
 namespace pydet {
 namespace {

@@ -3,7 +3,8 @@
 #include <tuple>
 #include <vector>
 
-#include "op_checks.h"
+#include "checks/yolo_decode.h"
+#include "math/yolo_decode.h"
 #include "widen.h"
 
 namespace pydet {

@@ -1,4 +1,4 @@
-"""csrc/detection_math.h alone: no torch, no GPU; numpy in float64, exact fractions and numbers by hand."""
+"""csrc/math/ alone: no torch, no GPU; numpy in float64, exact fractions and numbers by hand."""
 
 from __future__ import annotations
 

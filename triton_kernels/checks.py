@@ -1,4 +1,4 @@
-"""What the launchers check before they touch memory: the rules and messages of csrc/op_checks.h."""
+"""What the launchers check before they touch memory: the rules and messages of csrc/checks/."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-#include "../op_checks.h"
+#include "../checks/box_iou.h"
 #include "cuda_utils.cuh"
 
 namespace pydet {

@@ -2,7 +2,8 @@
 #include <type_traits>
 #include <vector>
 
-#include "../op_checks.h"
+#include "../checks/yolo_decode.h"
+#include "../math/yolo_decode.h"
 #include "cuda_utils.cuh"
 
 namespace pydet {

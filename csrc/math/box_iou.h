@@ -1,7 +1,7 @@
 // The members of the IoU family and their gradients, for one pair of boxes; host and device, without torch.
 #pragma once
 
-#include "detection_math.h"
+#include "box.h"
 
 namespace pydet {
 

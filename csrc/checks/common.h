@@ -1,0 +1,25 @@
+// What the contracts of several operators share. A contract is checked before anything is read; the CPU and the CUDA
+// entry both call it.
+#pragma once
+
+#include "../torch_utils.h"
+
+namespace pydet {
+
+inline void check_same_device(const char* op, const char* name1, const Tensor& t1, const char* name2,
+                              const Tensor& t2) {
+  PYDET_CHECK(t1.is_cuda() == t2.is_cuda() && t1.get_device_index() == t2.get_device_index(), op, ": ", name1, " and ",
+              name2, " must be on one device, got ", t1.is_cuda() ? "cuda:" : "cpu:", t1.get_device_index(), " and ",
+              t2.is_cuda() ? "cuda:" : "cpu:", t2.get_device_index());
+}
+
+enum class Reduction : int { none, mean, sum };
+
+inline Reduction check_reduction(const char* op, const std::string& reduction) {
+  if (reduction == "none") return Reduction::none;
+  if (reduction == "mean") return Reduction::mean;
+  PYDET_CHECK(reduction == "sum", op, ": reduction must be 'none', 'mean' or 'sum', got '", reduction, "'");
+  return Reduction::sum;
+}
+
+}  // namespace pydet

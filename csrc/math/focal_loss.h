@@ -1,0 +1,92 @@
+// Focal losses and their gradients of one logit.
+#pragma once
+
+#include "scalar.h"
+
+namespace pydet {
+
+// The focusing parameters with a formula of their own; the others need a logarithm and an exponential more.
+enum class FocalPower : int { zero, one, two, any };
+
+PYDET_HD FocalPower focal_power(double gamma) {
+  return gamma == 0 ? FocalPower::zero : gamma == 1 ? FocalPower::one : gamma == 2 ? FocalPower::two : FocalPower::any;
+}
+
+// Losses of infinite logits would be infinite, and inf * 0, which is NaN, their gradients: all beyond 2^64 count as
+// that.
+template <typename T>
+PYDET_HD T finite_logit(T x) {
+  return bounded(x, T(-18446744073709551616.0), T(18446744073709551616.0));
+}
+
+template <typename T>
+PYDET_HD T smallest_normal() {
+  return sizeof(T) == sizeof(float) ? T(1.17549435e-38) : T(2.2250738585072014e-308);
+}
+
+template <typename T>
+struct LossAndGradient {
+  T loss, gradient;
+};
+
+// Focal loss (Lin et al. 2017), equation 5, of one logit whose label is 0: p^gamma softplus(x), and its derivative. The
+// label 1 is the same with -x and the gradient negated. p^(gamma - 1) never appears: it is infinite for gamma < 1, p =
+// 0.
+template <FocalPower kPower, typename T>
+PYDET_HD LossAndGradient<T> focal_of_background(T x, T weight, T gamma) {
+  x = finite_logit(x);
+  const Logistic<T> l = logistic(x);
+  const T entropy = maximum(x, T(0)) + l.tail;
+  T modulation = T(1);
+  if (kPower == FocalPower::one) modulation = l.p;
+  if (kPower == FocalPower::two) modulation = l.p * l.p;
+  if (kPower == FocalPower::any) modulation = exponential(-gamma * (maximum(-x, T(0)) + l.tail));
+  modulation = weight * modulation;
+  return {modulation * entropy, modulation * (gamma * (l.not_p * entropy) + l.p)};
+}
+
+// The same for any label t in [0, 1], torchvision's generalisation: 1 - p_t = p (1 - t) + (1 - p) t.
+template <FocalPower kPower, typename T>
+PYDET_HD LossAndGradient<T> focal(T x, T t, T alpha, T not_alpha, T gamma) {
+  x = finite_logit(x);
+  const Logistic<T> l = logistic(x);
+  const T not_t = T(1) - t;
+  const T positive = l.not_p * t, negative = l.p * not_t;
+  const T miss = negative + positive;                         // 1 - p_t
+  const T slope = l.p * l.not_p * (not_t - t);                // its derivative
+  const T error = negative - positive;                        // p - t, the derivative of the cross-entropy
+  const T entropy = not_t * maximum(x, T(0)) + t * maximum(-x, T(0)) + l.tail;
+  const T weight = alpha * t + not_alpha * not_t;
+  if (kPower == FocalPower::zero) return {weight * entropy, weight * error};
+  if (kPower == FocalPower::one) return {weight * miss * entropy, weight * (slope * entropy + miss * error)};
+  if (kPower == FocalPower::two) {
+    const T weighted = weight * miss;
+    return {weighted * miss * entropy, weighted * (T(2) * (slope * entropy) + miss * error)};
+  }
+  const T modulation = weight * exponential(gamma * logarithm(miss));
+  return {modulation * entropy, modulation * (gamma * (slope / maximum(miss, smallest_normal<T>())) * entropy + error)};
+}
+
+// -(1 - p)^gamma log p of a softmax, and its derivative by log p: the derivative by the logit c is slope (delta - p_c).
+template <typename T>
+struct FocalOfSoftmax {
+  T loss, slope;
+};
+
+// `shifted` is the logit minus the largest one, `own` its exponential, `others` the sum of the other exponentials.
+template <typename T>
+PYDET_HD FocalOfSoftmax<T> focal_of_softmax(T shifted, T own, T others, T gamma) {
+  const T sum = own + others, p = own / sum, miss = others / sum;
+  // Near 1 the logarithm of p is that of 1 + others / own.
+  const T log_p = own == T(1) && others < T(1) ? -log1p_of_fraction(others) : shifted - logarithm(sum);
+  T modulation = T(1);
+  if (gamma == T(2)) {
+    modulation = miss * miss;
+  } else if (gamma != T(0)) {
+    modulation = exponential(gamma * logarithm(miss));
+  }
+  const T ratio = miss > T(0) ? log_p / miss : T(-1);  // its limit
+  return {-modulation * log_p, modulation * (gamma * p * ratio - T(1))};
+}
+
+}  // namespace pydet
