@@ -7,21 +7,15 @@ UndefinedBehaviorSanitizer, so that an index outside of a tensor is an error her
 
 from __future__ import annotations
 
-import functools
-import os
-import shutil
 import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from cuda_harness import CASES, REGISTERED, SANITIZED, SOURCES, CudaOnCpu, inputs_of
+from cuda_harness import CASES, REGISTERED, SANITIZED, CudaOnCpu, inputs_of, sanitized_environment
 from op_cases import OpCase
 from torch import Tensor
-
-from pydet import reference
 
 IDS = [case.name for case in CASES]
 # Under a sanitizer the reference is slow too: without the largest size.
@@ -47,12 +41,9 @@ def assert_same(result: Any, expected: Any, tolerance: tuple[float, float] | Non
 
 @pytest.mark.parametrize(("case", "size"), RUNS)
 def test_equals_reference(cuda: CudaOnCpu, case: OpCase, size: int) -> None:
-    for dtype in case.dtypes:
+    for seed, dtype in enumerate(case.dtypes):  # the first with its blocks and threads in their natural order
         for args in inputs_of(case, size, dtype):
-            expected = case.reference(*args)
-            for seed in (0, 1 + size):
-                cuda.order(seed)
-                assert_same(cuda.call(case.function, *args), expected, case.tolerance)
+            assert_same(cuda.call(case.function, *args, seed=seed), case.reference(*args), case.tolerance)
 
 
 def gradients(case: OpCase, function: Any, args: tuple[Any, ...]) -> tuple[Tensor, ...]:
@@ -70,10 +61,9 @@ def gradients(case: OpCase, function: Any, args: tuple[Any, ...]) -> tuple[Tenso
 
 @pytest.mark.parametrize(("case", "size"), [run for run in RUNS if run.values[0].gradients])
 def test_gradient_equals_that_of_the_reference(cuda: CudaOnCpu, case: OpCase, size: int) -> None:
-    cuda.order(size)
     for dtype, (rtol, atol) in {torch.float32: (1e-4, 1e-5), torch.float64: (1e-9, 1e-12)}.items():
         for args in inputs_of(case, size, dtype):
-            ours = cuda.call(gradients, case, case.function, args)
+            ours = cuda.call(gradients, case, case.function, args, seed=size)
             theirs = gradients(case, case.reference, args)
             for a, b in zip(ours, theirs, strict=True):
                 scale = b.abs().nan_to_num(0, 0, 0).amax().item() if b.numel() else 1.0
@@ -83,7 +73,6 @@ def test_gradient_equals_that_of_the_reference(cuda: CudaOnCpu, case: OpCase, si
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("case", [case for case in CASES if case.exact_on_gpu], ids=lambda case: case.name)
 def test_same_bits_as_the_cpu_kernel(cuda: CudaOnCpu, case: OpCase, dtype: torch.dtype) -> None:
-    cuda.order(0)
     for args in inputs_of(case, 33, dtype):
         assert_same(cuda.call(case.function, *args), case.function(*args), None)
         ours, theirs = cuda.call(gradients, case, case.function, args), gradients(case, case.function, args)
@@ -96,7 +85,6 @@ def test_strided(cuda: CudaOnCpu, case: OpCase) -> None:
         wide = tensor.new_full([2 * n for n in tensor.shape], 7)
         return wide[tuple(slice(None, None, 2) for _ in tensor.shape)].copy_(tensor)
 
-    cuda.order(0)
     args = case.inputs(case.gpu_sizes[3])
     views = tuple(strided(arg) if isinstance(arg, Tensor) else arg for arg in args)
     assert_same(cuda.call(case.function, *views), case.reference(*args), case.tolerance)
@@ -118,24 +106,11 @@ def test_messages_are_those_of_the_cpu(cuda: CudaOnCpu) -> None:
     assert "box_iou" in cuda.served
 
 
-@functools.cache
-def runtime_of(sanitizer: str) -> str | None:
-    """Path of a sanitizer's runtime, which has to be loaded before everything else."""
-    compiler = os.environ.get("CXX", "c++").split()[-1]
-    if shutil.which(compiler) is None:
-        return None
-    found = subprocess.run([compiler, f"-print-file-name={sanitizer}"], capture_output=True, text=True, check=False)
-    path = found.stdout.strip()
-    return path if Path(path).is_absolute() else None
-
-
 @pytest.mark.skipif(SANITIZED, reason="starts this process")
 def test_sanitizers() -> None:
-    runtimes = [runtime_of("libasan.so"), runtime_of("libubsan.so")]
-    if None in runtimes:
+    environment = sanitized_environment()
+    if environment is None:
         pytest.skip("the compiler has no shared sanitizer runtimes")
-    environment = {**os.environ, "PYDET_TEST_SANITIZED": "1", "LD_PRELOAD": ":".join(map(str, runtimes))}
-    environment["ASAN_OPTIONS"] = "detect_leaks=0:abort_on_error=0"  # Python leaks on purpose
     command = [sys.executable, "-m", "pytest", "-q", "-x", "-s", "-k", "reference or strided", __file__]
     process = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert process.returncode == 0, process.stdout[-5000:] + process.stderr[:5000]
