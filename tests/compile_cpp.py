@@ -30,7 +30,7 @@ def compile_cpp(folder: Path, output: str, source: Path, flags: list[str]) -> Pa
     compiler = shlex.split(os.environ.get("CXX", "c++"))
     if shutil.which(compiler[0]) is None:
         pytest.skip(f"no C++ compiler: {compiler[0]} was not found")
-    command = [*compiler, *FLAGS, f"-I{CSRC}", str(source), *flags]
+    command = [*compiler, *FLAGS, f"-I{CSRC}", "-xc++", str(source), "-xnone", *flags]  # -x: a .cu too
     library, stamp = folder / output, folder / f"{output}.built-from"
     if library.exists() and stamp.exists():
         built_from, *read = stamp.read_text().splitlines()

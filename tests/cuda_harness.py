@@ -61,19 +61,11 @@ def compile_source(folder: Path, source: Path) -> Path:
     """A shared library of a .cu file, which registers its operators as CPU operators of NAMESPACE."""
     races = compile_cpp(folder, "librace_check.so", HARNESS / "race_check.cpp", ["-ldl"])
     runtime = compile_cpp(folder, "libcuda_on_cpu.so", HARNESS / "runtime.cpp", [str(races)])
-    # Beside nothing: a quoted include is looked for there first, and would find the real cuda_utils.cuh.
-    copy = folder / f"{source.stem}_cuda_on_cpu.cpp"
-    copy.write_text(f'#line 1 "{source.name}"\n' + source.read_text())
     torch_folder = Path(torch.__file__).parent
-    flags = [
-        f"-I{HARNESS}",
-        f"-I{CSRC / 'cuda'}",
-        f"-isystem{torch_folder / 'include'}",
-        *(MEMORY if SANITIZED else RACES),
-    ]
+    flags = ["-include", str(HARNESS / "cuda_utils.cuh"), f"-isystem{torch_folder / 'include'}"]
     flags += ["-DTORCH_TARGET_VERSION=0x020a000000000000", f"-L{torch_folder / 'lib'}", "-ltorch_cpu"]
-    flags += [str(races), str(runtime)]
-    return compile_cpp(folder, f"{source.stem}_cuda_on_cpu{'_sanitized' * SANITIZED}.so", copy, flags)
+    flags += [str(races), str(runtime), *(MEMORY if SANITIZED else RACES)]
+    return compile_cpp(folder, f"{source.stem}_cuda_on_cpu{'_sanitized' * SANITIZED}.so", source, flags)
 
 
 @functools.cache

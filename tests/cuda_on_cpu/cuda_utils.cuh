@@ -1,6 +1,7 @@
 // Stands in for csrc/cuda/cuda_utils.cuh, so that g++ compiles csrc/cuda/*.cu and their kernels run on the CPU, with
 // runtime.cpp. The functions are registered as CPU operators of another namespace.
-#pragma once
+#ifndef PYDET_CUDA_UTILS
+#define PYDET_CUDA_UTILS
 
 #include <cmath>
 #include <cstdint>
@@ -281,3 +282,5 @@ inline void launch(void (*kernel)(Params...), dim3 grid, dim3 block, size_t shar
 }
 
 }  // namespace pydet
+
+#endif  // PYDET_CUDA_UTILS
