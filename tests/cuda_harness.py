@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import ctypes
 import functools
-import importlib
 import os
 import re
 import subprocess
@@ -18,7 +17,7 @@ from typing import Any
 
 import torch
 from compile_cpp import CSRC, compile_cpp
-from op_cases import OP_CASES, OpCase
+from op_cases import OP_CASES
 from torch.utils._python_dispatch import TorchDispatchMode
 
 HERE = Path(__file__).parent
@@ -46,15 +45,6 @@ def registered(source: Path) -> list[str]:
 REGISTERED = [name for source in SOURCES for name in registered(source)]
 # Also where only the gradient has a kernel: operators of a family share their files.
 CASES = [c for c in OP_CASES if c.name in REGISTERED or c.stem in {source.stem for source in SOURCES}]
-
-
-def inputs_of(case: OpCase, size: int, dtype: torch.dtype) -> list[tuple[Any, ...]]:
-    """Those of the registry, and those of tests/more_inputs/<operator>.py where there is such a file."""
-    more = HERE / "more_inputs" / f"{case.name}.py"
-    found = [case.inputs(size, dtype=dtype)]
-    if more.exists():
-        found += importlib.import_module(f"more_inputs.{case.name}").inputs(size, dtype)
-    return found
 
 
 def compile_source(folder: Path, source: Path) -> Path:
