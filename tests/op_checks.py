@@ -12,6 +12,8 @@ import torch
 from op_cases import OpCase
 from torch import Tensor
 
+from pydet import ops
+
 HERE = Path(__file__).parent
 Arguments = tuple[Any, ...]
 
@@ -40,7 +42,8 @@ def each_tensor(args: Arguments, change: Callable[[Tensor], Tensor]) -> Argument
 
 
 def to_device(args: Arguments, device: str) -> Arguments:
-    return each_tensor(args, lambda tensor: tensor.to(device))
+    """Copies, on the same device too."""
+    return each_tensor(args, lambda tensor: tensor.to(device, copy=True))
 
 
 def strided(tensor: Tensor) -> Tensor:
@@ -49,15 +52,15 @@ def strided(tensor: Tensor) -> Tensor:
     return wide[tuple(slice(None, None, 2) for _ in tensor.shape)].copy_(tensor)
 
 
-def gradients(case: OpCase, function: Callable[..., Any], args: Arguments) -> tuple[Tensor, ...]:
-    """With respect to the floating ones of the arguments that have one, for random gradients of the results."""
+def gradients(case: OpCase, function: Callable[..., Any], args: Arguments, ones: bool = False) -> tuple[Tensor, ...]:
+    """With respect to the floating ones of the arguments that have one, for gradients of the results: random, or 1."""
     args = tuple(
         arg.detach().clone().requires_grad_() if i in case.gradients and arg.is_floating_point() else arg
         for i, arg in enumerate(args)
     )
     results = [r for r in outputs(function(*args)) if r.requires_grad]
     generator = torch.Generator().manual_seed(5)
-    upstream = [torch.randn(r.shape, generator=generator).to(r) for r in results]
+    upstream = [torch.ones_like(r) if ones else torch.randn(r.shape, generator=generator).to(r) for r in results]
     wanted = [arg for arg in args if isinstance(arg, Tensor) and arg.requires_grad]
     return torch.autograd.grad(results, wanted, upstream) if results else ()
 
@@ -111,6 +114,6 @@ def refused(case: OpCase) -> Iterator[tuple[Arguments, str]]:
             bad = []
         for value in bad:
             args = (*good[:i], value, *good[i + 1 :])
-            message = message_of(case.function, args)
+            message = message_of(getattr(ops, case.name), args)
             if message and message.startswith(f"{case.name}: ") and not message.startswith(BY_VALUE):
                 yield args, message
