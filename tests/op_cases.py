@@ -31,6 +31,13 @@ def aligned_boxes(n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     return boxes, torch.where((torch.arange(n) % 5 == 0)[:, None], random_boxes(n, generator), moved)
 
 
+def iou_inputs(n: int, generator: torch.Generator, *options: Any) -> tuple[Any, ...]:
+    """n and 2 n + 1 boxes; at some sizes n and n of them, aligned."""
+    if n % 8 not in (1, 7):
+        return random_boxes(n, generator), random_boxes(2 * n + 1, generator), *options, False
+    return *aligned_boxes(n, generator), *options, True
+
+
 def yolo_head(n: int, generator: torch.Generator) -> tuple[Tensor, Tensor, tuple[int, int]]:
     """Raw head of two images: 3 anchors, 3 + n classes, n x (n + 1) cells of 16 x 32 pixels."""
     inputs = torch.randn(2, 3 * (5 + 3 + n), n, n + 1, generator=generator)
@@ -140,43 +147,53 @@ class OpCase:
 OP_CASES = [
     OpCase(
         name="box_iou",
-        make_inputs=lambda n, g: (random_boxes(n, g), random_boxes(2 * n + 1, g)),
+        make_inputs=lambda n, g: iou_inputs(n, g, "xyxy"),
         sizes=(0, 1, 15, 16, 17, 300),
         floating=(0, 1),
         gradients=(0, 1),
-        summary="IoU of every box of one set with every box of another, batches too",
+        summary="IoU of every box of one set with every box of another, or of aligned ones; batches too",
         source="Jaccard index; torchvision.ops.box_iou",
+    ),
+    OpCase(
+        name="box_iof",
+        family="box_iou",
+        make_inputs=lambda n, g: iou_inputs(n, g, "xyxy"),
+        sizes=(0, 1, 15, 16, 17, 300),
+        floating=(0, 1),
+        gradients=(0, 1),
+        summary="the part of every box of one set that every box of another covers, or of aligned ones",
+        source='mmcv.ops.bbox_overlaps(mode="iof"); detectron2\'s pairwise_ioa',
     ),
     OpCase(
         name="generalized_box_iou",
         family="box_iou",
-        make_inputs=lambda n, g: (random_boxes(n, g), random_boxes(2 * n + 1, g)),
+        make_inputs=iou_inputs,
         sizes=(0, 1, 15, 16, 17, 300),
         floating=(0, 1),
         gradients=(0, 1),
-        summary="IoU less the part of the smallest box around both that neither covers, for all pairs",
+        summary="IoU less the part of the smallest box around both that neither covers, for all pairs or aligned ones",
         source="Rezatofighi et al. 2019; torchvision.ops.generalized_box_iou",
     ),
     OpCase(
         name="distance_box_iou",
         family="box_iou",
-        make_inputs=lambda n, g: (random_boxes(n, g), random_boxes(2 * n + 1, g)),
+        make_inputs=lambda n, g: iou_inputs(n, g, 1e-7),
         sizes=(0, 1, 15, 16, 17, 300),
         floating=(0, 1),
         gradients=(0, 1),
-        summary="IoU less the normalised distance of the centres, for all pairs",
+        summary="IoU less the normalised distance of the centres, for all pairs or aligned ones",
         source="Zheng et al. 2020; torchvision.ops.distance_box_iou",
     ),
     OpCase(
         name="complete_box_iou",
         family="box_iou",
-        make_inputs=lambda n, g: (random_boxes(n, g), random_boxes(2 * n + 1, g)),
+        make_inputs=lambda n, g: iou_inputs(n, g, 1e-7),
         sizes=(0, 1, 15, 16, 17, 300),
         floating=(0, 1),
         gradients=(0, 1),
         constant_in_gradient=True,
         tolerance=(1e-6, 1e-6),  # the arc tangents differ by an ulp
-        summary="distance IoU less a penalty for other aspect ratios, for all pairs",
+        summary="distance IoU less a penalty for other aspect ratios, for all pairs or aligned ones",
         source="Zheng et al. 2020; torchvision.ops.complete_box_iou",
     ),
     OpCase(
