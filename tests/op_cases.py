@@ -106,6 +106,7 @@ class OpCase:
         summary: for the README's table.
         source: the paper or library that defines it.
         family: stem of its files, where it shares them with operators that differ in their arithmetic only.
+        vmap: positions of the arguments that torch.func.vmap maps over by a rule of ours, one or all of them.
         constant_in_gradient: its definition holds a factor constant in the gradient, so that this is not the
             derivative; it is compared with the reference's instead.
     """
@@ -121,6 +122,7 @@ class OpCase:
     dtypes: tuple[torch.dtype, ...] = field(default=FLOATING)
     family: str = ""
     constant_in_gradient: bool = False
+    vmap: tuple[int, ...] = ()
 
     @property
     def stem(self) -> str:
@@ -151,6 +153,7 @@ OP_CASES = [
         sizes=(0, 1, 15, 16, 17, 300),
         floating=(0, 1),
         gradients=(0, 1),
+        vmap=(0, 1),
         summary="IoU of every box of one set with every box of another, or of aligned ones; batches too",
         source="Jaccard index; torchvision.ops.box_iou",
     ),
@@ -161,6 +164,7 @@ OP_CASES = [
         sizes=(0, 1, 15, 16, 17, 300),
         floating=(0, 1),
         gradients=(0, 1),
+        vmap=(0, 1),
         summary="the part of every box of one set that every box of another covers, or of aligned ones",
         source='mmcv.ops.bbox_overlaps(mode="iof"); detectron2\'s pairwise_ioa',
     ),
@@ -171,6 +175,7 @@ OP_CASES = [
         sizes=(0, 1, 15, 16, 17, 300),
         floating=(0, 1),
         gradients=(0, 1),
+        vmap=(0, 1),
         summary="IoU less the part of the smallest box around both that neither covers, for all pairs or aligned ones",
         source="Rezatofighi et al. 2019; torchvision.ops.generalized_box_iou",
     ),
@@ -181,6 +186,7 @@ OP_CASES = [
         sizes=(0, 1, 15, 16, 17, 300),
         floating=(0, 1),
         gradients=(0, 1),
+        vmap=(0, 1),
         summary="IoU less the normalised distance of the centres, for all pairs or aligned ones",
         source="Zheng et al. 2020; torchvision.ops.distance_box_iou",
     ),
@@ -191,6 +197,7 @@ OP_CASES = [
         sizes=(0, 1, 15, 16, 17, 300),
         floating=(0, 1),
         gradients=(0, 1),
+        vmap=(0, 1),
         constant_in_gradient=True,
         tolerance=(1e-6, 1e-6),  # the arc tangents differ by an ulp
         summary="distance IoU less a penalty for other aspect ratios, for all pairs or aligned ones",
@@ -203,6 +210,7 @@ OP_CASES = [
         sizes=(0, 1, 15, 16, 17, 300, 9001),
         floating=(0, 1),
         gradients=(0, 1),
+        vmap=(0, 1),
         tolerance=(1e-6, 1e-6),  # 1 - similarity, where torchvision sums in another order
         summary="1 - generalized IoU of boxes in pairs, the reduction included",
         source="Rezatofighi et al. 2019; torchvision.ops.generalized_box_iou_loss",
@@ -214,6 +222,7 @@ OP_CASES = [
         sizes=(0, 1, 15, 16, 17, 300, 9001),
         floating=(0, 1),
         gradients=(0, 1),
+        vmap=(0, 1),
         tolerance=(1e-6, 1e-6),
         summary="1 - distance IoU of boxes in pairs, the reduction included",
         source="Zheng et al. 2020; torchvision.ops.distance_box_iou_loss",
@@ -225,6 +234,7 @@ OP_CASES = [
         sizes=(0, 1, 15, 16, 17, 300, 9001),
         floating=(0, 1),
         gradients=(0, 1),
+        vmap=(0, 1),
         constant_in_gradient=True,
         tolerance=(1e-6, 1e-6),
         summary="1 - complete IoU of boxes in pairs, the reduction included",
@@ -312,6 +322,7 @@ OP_CASES = [
         sizes=(0, 1, 15, 16, 17, 3000),
         floating=(0, 1),
         gradients=(0, 1),
+        vmap=(0, 1),
         tolerance=(2e-6, 2e-5),
         summary="R-CNN's regression targets of boxes seen from anchors, weights or variances",
         source="R-CNN (Girshick et al. 2014), appendix C; torchvision's BoxCoder",
@@ -327,6 +338,7 @@ OP_CASES = [
         sizes=(0, 1, 15, 16, 17, 3000),
         floating=(0, 1),
         gradients=(0, 1),
+        vmap=(0, 1),
         tolerance=(2e-6, 2e-4),
         summary="Boxes that a regressor means at anchors, the inverse of `encode_boxes`, with the log-scale clip",
         source="R-CNN (Girshick et al. 2014), appendix C; torchvision's BoxCoder",

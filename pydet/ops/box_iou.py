@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from pydet import _library, reference  # noqa: F401  (_library defines torch.ops.pydet)
-from pydet.ops import _gradients
+from pydet.ops import _batching, _gradients
 
 
 def box_iou(boxes1: Tensor, boxes2: Tensor, fmt: str = "xyxy", aligned: bool = False) -> Tensor:
@@ -142,6 +142,7 @@ _FAKES: dict[str, Callable[..., Tensor]] = {
 for _op, _function in _FAKES.items():
     torch.library.register_fake(f"pydet::{_op}", functools.partial(_function, op=_op))
     _gradients.register(_op, "_box_iou_backward")
+    _batching.register(_op)
 
 
 @torch.library.register_fake("pydet::_box_iou_backward")
@@ -153,3 +154,4 @@ def _backward_fake(
 
 
 _gradients.register_second("_box_iou_backward")
+_batching.register("_box_iou_backward", tensors=3)

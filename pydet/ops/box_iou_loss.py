@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from pydet import _library, reference  # noqa: F401  (_library defines torch.ops.pydet)
-from pydet.ops import _gradients
+from pydet.ops import _batching, _gradients
 
 
 def generalized_box_iou_loss(boxes1: Tensor, boxes2: Tensor, reduction: str = "none", eps: float = 1e-7) -> Tensor:
@@ -79,6 +79,7 @@ def _fake(boxes1: Tensor, boxes2: Tensor, reduction: str = "none", eps: float = 
 for _op in ("generalized_box_iou_loss", "distance_box_iou_loss", "complete_box_iou_loss"):
     torch.library.register_fake(f"pydet::{_op}", functools.partial(_fake, op=_op))
     _gradients.register(_op, "_box_iou_loss_backward")
+    _batching.register_loss(_op)
 
 
 @torch.library.register_fake("pydet::_box_iou_loss_backward")
@@ -90,3 +91,4 @@ def _backward_fake(
 
 
 _gradients.register_second("_box_iou_loss_backward")
+_batching.register_loss_backward("_box_iou_loss_backward")

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from pydet import _library, reference  # noqa: F401  (_library defines torch.ops.pydet)
-from pydet.ops import _gradients
+from pydet.ops import _batching, _gradients
 
 
 def decode_boxes(
@@ -56,3 +56,5 @@ def _decode_boxes_backward_fake(
 
 _gradients.register("decode_boxes", "_decode_boxes_backward")
 _gradients.register_second("_decode_boxes_backward", "decode_boxes")
+_batching.register("decode_boxes", adapt=_batching.shared_by_rows)
+_batching.register("_decode_boxes_backward", tensors=3, adapt=_batching.shared_by_rows)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from pydet import _library, reference  # noqa: F401  (_library defines torch.ops.pydet)
-from pydet.ops import _gradients
+from pydet.ops import _batching, _gradients
 
 
 def encode_boxes(reference_boxes: Tensor, proposals: Tensor, weights: Optional[List[float]] = None) -> Tensor:  # noqa: UP006, UP045
@@ -51,3 +51,5 @@ def _encode_boxes_backward_fake(
 
 _gradients.register("encode_boxes", "_encode_boxes_backward")
 _gradients.register_second("_encode_boxes_backward", "encode_boxes")
+_batching.register("encode_boxes", adapt=_batching.shared_by_rows)
+_batching.register("_encode_boxes_backward", tensors=3, adapt=_batching.shared_by_rows)
