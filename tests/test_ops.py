@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from op_cases import OP_CASES, OpCase
+from op_checks import assert_close, each_tensor, outputs, strided
 from torch import Tensor
 
 from pydet import ops
@@ -22,14 +23,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("case", OP_CASES, ids=[case.name for case in OP_CASES])
 
 
-def outputs(result: Any) -> tuple[Tensor, ...]:
-    return result if isinstance(result, tuple) else (result,)
-
-
 def assert_same(case: OpCase, result: Any, expected: Any) -> None:
-    for ours, theirs in zip(outputs(result), outputs(expected), strict=True):
-        rtol, atol = case.tolerance or (0, 0)
-        torch.testing.assert_close(ours, theirs, rtol=rtol, atol=atol, equal_nan=True)
+    assert_close(result, expected, case.tolerance)
 
 
 def test_equals_reference(case: OpCase, size: int) -> None:
@@ -43,16 +38,9 @@ def test_dtypes(case: OpCase, dtype: torch.dtype) -> None:
     assert_same(case, case.function(*args), case.reference(*args))
 
 
-def strided(tensor: Tensor) -> Tensor:
-    """The same values behind other strides: every second element of each dimension of a larger tensor."""
-    wide = tensor.new_full([2 * n for n in tensor.shape], 7)
-    view = wide[tuple(slice(None, None, 2) for _ in tensor.shape)]
-    return view.copy_(tensor)
-
-
 def test_non_contiguous(case: OpCase) -> None:
     args = case.inputs(case.sizes[-1])
-    views = tuple(strided(arg) if isinstance(arg, Tensor) else arg for arg in args)
+    views = each_tensor(args, strided)
     assert not any(v.is_contiguous() for v in views if isinstance(v, Tensor))
     assert_same(case, case.function(*views), case.function(*args))
 
