@@ -6,7 +6,7 @@ from torch import Tensor
 from pydet.ops.box_iou import box_iof, box_iou
 
 
-def _with_last_pixel(boxes: Tensor) -> Tensor:
+def with_last_pixel(boxes: Tensor) -> Tensor:
     """Boxes whose last corner lies behind the pixel that it named, in a type that holds it."""
     if boxes.dtype != torch.float64:
         boxes = boxes.float() if boxes.is_floating_point() else boxes.long()
@@ -36,7 +36,7 @@ def bbox_overlaps(
     if offset != 0 and offset != 1:
         raise RuntimeError(f"bbox_overlaps: offset must be 0 or 1, got {offset}")
     if offset == 1:
-        bboxes1, bboxes2 = _with_last_pixel(bboxes1), _with_last_pixel(bboxes2)
+        bboxes1, bboxes2 = with_last_pixel(bboxes1), with_last_pixel(bboxes2)
     if mode == "iou":
         return box_iou(bboxes1, bboxes2, "xyxy", aligned)
     return box_iof(bboxes1, bboxes2, "xyxy", aligned)

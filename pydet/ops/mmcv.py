@@ -14,6 +14,9 @@ import torch
 from torch import Tensor
 
 from pydet import ops
+from pydet.ops.bbox_overlaps import bbox_overlaps, with_last_pixel
+
+__all__ = ["batched_nms", "bbox_overlaps", "nms", "sigmoid_focal_loss", "soft_nms", "softmax_focal_loss"]
 
 Array = Any
 """A Tensor or a numpy array: what comes in comes out."""
@@ -166,38 +169,11 @@ def sigmoid_focal_loss(
 softmax_focal_loss = ops.softmax_focal_loss  # it has mmcv's arguments: torchvision has no such function
 
 
-def bbox_overlaps(
-    bboxes1: Tensor, bboxes2: Tensor, mode: str = "iou", aligned: bool = False, offset: int = 0
-) -> Tensor:
-    """IoU, or intersection over the area of the first box, as `mmcv.ops.bbox_overlaps`.
-
-    Args:
-        bboxes1: [M, 4] xyxy in any unit, or empty.
-        bboxes2: [N, 4] xyxy, or empty; as many as the first where they are aligned.
-        mode: "iou", or "iof": intersection over foreground.
-        aligned: each box with the one at the same place instead of every one with every other.
-        offset: 0 or 1, see `nms`.
-
-    Returns:
-        [M, N], or [M] where they are aligned (mmcv's [0, 1] of empty ones is [0] here).
-
-    Raises:
-        RuntimeError: a shape, dtype or value that is none of the above; the message names it.
-    """
-    if mode not in ("iou", "iof"):
-        raise RuntimeError(f"bbox_overlaps: mode must be 'iou' or 'iof', got {mode!r}")
-    first, second = (
-        _closed("bbox_overlaps", b.reshape(-1, 4) if b.numel() == 0 else b, offset) for b in (bboxes1, bboxes2)
-    )
-    function = ops.box_iou if mode == "iou" else ops.box_iof
-    return function(first, second, aligned=aligned)
-
-
 def _closed(op: str, boxes: Tensor, offset: int) -> Tensor:
     """Boxes whose plain width is x2 - x1 + offset."""
     if offset not in (0, 1):
         raise RuntimeError(f"{op}: offset must be 0 or 1, got {offset}")
-    return boxes + boxes.new_tensor([0, 0, 1, 1]) if offset else boxes
+    return with_last_pixel(boxes) if offset else boxes
 
 
 def _keep(
