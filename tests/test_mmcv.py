@@ -131,10 +131,10 @@ def test_softmax_focal_loss_is_the_operator() -> None:
 def test_bbox_overlaps() -> None:
     """An area of 100, of which half lies in a box of 200."""
     first, second = torch.tensor([[0.0, 0, 10, 10]]), torch.tensor([[0.0, 5, 10, 25], [20, 20, 30, 30]])
-    assert mmcv.bbox_overlaps(first, second).tolist() == [[0.2, 0]]
+    assert mmcv.bbox_overlaps(first, second).tolist() == [[pytest.approx(0.2), 0]]
     assert mmcv.bbox_overlaps(first, second, mode="iof").tolist() == [[0.5, 0]]
     assert mmcv.bbox_overlaps(second, first, "iof").tolist() == [[0.25], [0]]
-    assert mmcv.bbox_overlaps(first, second[:1], aligned=True).tolist() == [0.2]
+    assert mmcv.bbox_overlaps(first, second[:1], aligned=True).tolist() == [pytest.approx(0.2)]
     assert mmcv.bbox_overlaps(PAIR[:1], PAIR[1:], offset=1).item() == pytest.approx(1 / 3)
     assert mmcv.bbox_overlaps(first[:0], second).shape == (0, 2)
 

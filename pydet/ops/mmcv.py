@@ -217,5 +217,9 @@ def _soft_nms_by_class(
 def _tensors(boxes: Array, scores: Array) -> tuple[Tensor, Tensor, Callable[[Tensor, Tensor], tuple[Array, Array]]]:
     """Both as tensors, and what gives a pair of results back in the kind of the boxes."""
     numpy = isinstance(boxes, np.ndarray)
-    tensors = [torch.from_numpy(a) if isinstance(a, np.ndarray) else a for a in (boxes, scores)]
-    return *tensors, lambda dets, inds: (dets.numpy(), inds.numpy()) if numpy else (dets, inds)
+
+    def restore(dets: Tensor, inds: Tensor) -> tuple[Array, Array]:
+        return (dets.numpy(), inds.numpy()) if numpy else (dets, inds)
+
+    first, second = (torch.from_numpy(a) if isinstance(a, np.ndarray) else a for a in (boxes, scores))
+    return first, second, restore
