@@ -111,7 +111,7 @@ def batched_nms(
     cfg.pop("split_thr", None)
     if "iou_thr" in cfg:
         cfg["iou_threshold"] = cfg.pop("iou_thr")
-    known = {"nms": ("iou_threshold", "offset", "score_threshold", "max_num")}
+    known: dict[str, tuple[str, ...]] = {"nms": ("iou_threshold", "offset", "score_threshold", "max_num")}
     known["soft_nms"] = ("iou_threshold", "sigma", "min_score", "method", "offset", "max_num")
     if kind not in known:
         raise ValueError(f"batched_nms: nms_cfg['type'] must be 'nms' or 'soft_nms', got {kind!r}")
