@@ -73,7 +73,7 @@ def placement(sizes: Sequence[tuple[int, int]], network_size: tuple[int, int]) -
     scaled = [scaled_size(size, network_size) for size in sizes]
     offset = [((network_size[1] - w) / 2, (network_size[0] - h) / 2) for h, w in scaled]
     scale = [(size[1] / w, size[0] / h) for size, (h, w) in zip(sizes, scaled, strict=True)]
-    return Placement(torch.tensor(offset), torch.tensor(scale))
+    return Placement(torch.tensor(offset), torch.tensor(scale), torch.tensor([network_size] * len(sizes)))
 
 
 def unletterbox_boxes(boxes: Tensor, size: tuple[int, int], network_size: tuple[int, int]) -> Tensor:

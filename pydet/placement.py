@@ -14,10 +14,12 @@ class Placement:
     Attributes:
         offset: [B, 2] x and y, in pixels of the network's input.
         scale: [B, 2] x and y, pixels of the picture for one of the network's input.
+        size: [B, 2] height and width of what they take of the network's input, margins included.
     """
 
     offset: Tensor
     scale: Tensor
+    size: Tensor
 
     def to_picture(self, boxes: Tensor) -> Tensor:
         """Boxes [B, K, 4] xyxy of the network's input as boxes of the pictures."""

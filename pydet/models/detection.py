@@ -19,12 +19,14 @@ class DetectionModel(nn.Module):
     its paper does.
 
     Attributes:
+        name: Of its definition in `pydet.models.MODELS`; empty for a network of one's own.
         class_names: The name of each label.
         first_label: The label of the first class of the scores: 1 where label 0 is the background, which has no score.
         max_detections: How many objects of a picture are returned at most.
         pre_nms_top_k: How many scores of a picture enter the suppression; None for all above the threshold.
     """
 
+    name = ""
     class_names: list[str]
     first_label = 0
     max_detections = 300
@@ -41,11 +43,12 @@ class DetectionModel(nn.Module):
         """
         raise NotImplementedError
 
-    def predict(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def predict(self, x: Tensor, sizes: Tensor) -> tuple[Tensor, Tensor]:
         """All boxes of a batch.
 
         Args:
             x: [B, 3, height, width] as `preprocess` gives it.
+            sizes: [B, 2] height and width of the part of x that each picture takes; what is beside it is padding.
 
         Returns:
             boxes [B, N, 4] (or [B, N, C, 4], one for each class) xyxy in pixels of x, and scores [B, N, C] in 0..1.
@@ -66,10 +69,10 @@ class DetectionModel(nn.Module):
         return boxes, scores, labels + self.first_label, count
 
     def detect_batch(
-        self, x: Tensor, score_threshold: float, iou_threshold: float
+        self, x: Tensor, sizes: Tensor, score_threshold: float, iou_threshold: float
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """`predict` and `select`: from [B, 3, height, width] to boxes, scores, labels and counts of fixed shapes."""
-        return self.select(*self.predict(x), score_threshold, iou_threshold)
+        return self.select(*self.predict(x, sizes), score_threshold, iou_threshold)
 
     def forward(
         self, images: Sequence[Tensor], score_threshold: float = 0.25, iou_threshold: float = 0.45
@@ -90,15 +93,23 @@ class DetectionModel(nn.Module):
         if not images:
             return []
         x, placement = self.preprocess(images)
-        boxes, scores, labels, count = self.detect_batch(x, score_threshold, iou_threshold)
+        boxes, scores, labels, count = self.detect_batch(x, placement.size.to(x.device), score_threshold, iou_threshold)
         boxes = placement.to_picture(boxes)
         return [
             {"boxes": b[:k], "labels": label[:k], "scores": s[:k]}
             for b, s, label, k in zip(boxes, scores, labels, count.tolist(), strict=True)
         ]
 
-    def input_like(self, pictures: Sequence[Tensor]) -> Tensor:
-        """Pictures of one size as a batch of the network's dtype and device, channels last."""
+    @property
+    def fused(self) -> bool:
+        """Whether a batch normalisation has been folded away; such a network can neither be trained nor saved."""
+        return False
+
+    def fuse(self) -> DetectionModel:
+        """Folds batch normalisation into the convolutions and lays their weights out for speed; returns self."""
+        return self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def batch_of(self, pictures: Sequence[Tensor]) -> Tensor:
+        """Pictures of one size as a batch of the network's dtype and device."""
         parameter = next(self.parameters())
-        batch = torch.stack(list(pictures)).to(parameter.device, parameter.dtype)
-        return batch.contiguous(memory_format=torch.channels_last)
+        return torch.stack(list(pictures)).to(parameter.device, parameter.dtype)

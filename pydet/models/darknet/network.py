@@ -107,10 +107,10 @@ class Darknet(DetectionModel):
 
     def preprocess(self, images: Sequence[Tensor]) -> tuple[Tensor, Placement]:
         device = next(self.parameters()).device
-        batch = self.input_like([letterbox(image.to(device), self.image_size) for image in images])
+        batch = self.batch_of([letterbox(image.to(device), self.image_size) for image in images])
         return batch, placement([(image.shape[1], image.shape[2]) for image in images], self.image_size)
 
-    def predict(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def predict(self, x: Tensor, sizes: Tensor) -> tuple[Tensor, Tensor]:
         if not self.num_classes:
             raise RuntimeError(f"Darknet: no layer of {self.sections[0].place or 'the network'} finds objects")
         boxes, _, scores = self.decode(self.forward_features(x))
