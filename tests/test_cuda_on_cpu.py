@@ -9,6 +9,9 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
+from typing import IO
 
 import pytest
 import torch
@@ -35,6 +38,25 @@ RUNS = [
 @pytest.fixture(scope="module")
 def cuda(request: pytest.FixtureRequest) -> CudaOnCpu:
     return CudaOnCpu(request.config.cache.mkdir("compiled"))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def sanitized_run(request: pytest.FixtureRequest) -> Iterator[tuple[subprocess.Popen[str], IO[str]] | None]:
+    """The process of test_sanitizers, which runs beside the other tests: both take long, and each one processor."""
+    wanted = any(item.name == test_sanitizers.__name__ for item in request.session.items)
+    environment = sanitized_environment()
+    if SANITIZED or not wanted or environment is None:
+        yield None
+        return
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-s", "-k", "reference or strided", __file__]
+    with (
+        tempfile.TemporaryFile("w+") as output,
+        subprocess.Popen(command, env=environment, stdout=output, stderr=subprocess.STDOUT, text=True) as process,
+    ):
+        try:
+            yield process, output
+        finally:
+            process.kill()
 
 
 @pytest.mark.parametrize(("case", "size"), RUNS)
@@ -92,13 +114,14 @@ def test_messages_are_those_of_the_cpu(cuda: CudaOnCpu, case: OpCase) -> None:
 
 
 @pytest.mark.skipif(SANITIZED, reason="starts this process")
-def test_sanitizers() -> None:
-    environment = sanitized_environment()
-    if environment is None:
+def test_sanitizers(sanitized_run: tuple[subprocess.Popen[str], IO[str]] | None) -> None:
+    if sanitized_run is None:
         pytest.skip("the compiler has no shared sanitizer runtimes")
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-s", "-k", "reference or strided", __file__]
-    process = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    assert process.returncode == 0, process.stdout[-5000:] + process.stderr[:5000]
+    process, output = sanitized_run
+    process.wait()
+    output.seek(0)
+    said = output.read()
+    assert process.returncode == 0, said[-8000:]
     sizes = sum(len(case.gpu_sizes) - 1 for case in CASES)
     with_gradient = sum(len(case.gpu_sizes) - 1 for case in CASES if case.gradients)
-    assert f"{sizes + with_gradient + len(CASES)} passed" in process.stdout
+    assert f"{sizes + with_gradient + len(CASES)} passed" in said
