@@ -16,7 +16,7 @@ from pydet.ops.nms import nms
 from pydet.ops.sigmoid_focal_loss import sigmoid_focal_loss
 from pydet.ops.soft_nms import soft_nms
 from pydet.ops.softmax_focal_loss import softmax_focal_loss
-from pydet.ops.yolo_decode import yolo_decode
+from pydet.ops.yolo_decode import yolo_decode, yolo_grid_decode
 
 __all__ = [
     "OPERATORS",
@@ -43,4 +43,5 @@ __all__ = [
     "soft_nms",
     "softmax_focal_loss",
     "yolo_decode",
+    "yolo_grid_decode",
 ]

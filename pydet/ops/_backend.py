@@ -49,6 +49,7 @@ OPERATORS = (
     "soft_nms",
     "softmax_focal_loss",
     "yolo_decode",
+    "yolo_grid_decode",
 )
 """Every operator of torch.ops.pydet that users call, by name: its wrapper, reference and test are called the same."""
 

@@ -18,7 +18,7 @@ from pydet.reference.nms import nms
 from pydet.reference.sigmoid_focal_loss import sigmoid_focal_loss
 from pydet.reference.soft_nms import soft_nms
 from pydet.reference.softmax_focal_loss import softmax_focal_loss
-from pydet.reference.yolo_decode import yolo_decode
+from pydet.reference.yolo_decode import yolo_decode, yolo_grid_decode
 
 __all__ = [
     "batched_nms",
@@ -40,4 +40,5 @@ __all__ = [
     "soft_nms",
     "softmax_focal_loss",
     "yolo_decode",
+    "yolo_grid_decode",
 ]
