@@ -41,33 +41,34 @@ T yolo_corner(T tx, T ty, T tw, T th, T column, T row, T stride_x, T stride_y, T
                    i);
 }
 
-template <typename T>
+template <typename T, bool kFused, bool kOrdinary>
 T logistic_part(T x, int i) {
-  const Logistic<T> l = logistic(x);
+  const Logistic<T> l = logistic<kFused, kOrdinary>(x);
   return i == 0 ? l.p : i == 1 ? l.not_p : l.tail;
 }
 
-template <typename T>
+template <typename T, bool kFused>
 T focal_part(T x, T t, T alpha, T not_alpha, T gamma, int i) {
   LossAndGradient<T> f;
   switch (focal_power(gamma)) {
     case FocalPower::zero:
-      f = focal<FocalPower::zero>(x, t, alpha, not_alpha, gamma);
+      f = focal<FocalPower::zero, kFused>(x, t, alpha, not_alpha, gamma);
       break;
     case FocalPower::one:
-      f = focal<FocalPower::one>(x, t, alpha, not_alpha, gamma);
+      f = focal<FocalPower::one, kFused>(x, t, alpha, not_alpha, gamma);
       break;
     case FocalPower::two:
-      f = focal<FocalPower::two>(x, t, alpha, not_alpha, gamma);
+      f = focal<FocalPower::two, kFused>(x, t, alpha, not_alpha, gamma);
       break;
     default:
-      f = focal<FocalPower::any>(x, t, alpha, not_alpha, gamma);
+      f = focal<FocalPower::any, kFused>(x, t, alpha, not_alpha, gamma);
   }
   return i == 0 ? f.loss : f.gradient;
 }
 
-// A submodule a type, so that numpy's conversion to the other type can't hide a difference.
-template <typename T>
+// A submodule a type, so that numpy's conversion to the other type can't hide a difference, and one for the arithmetic
+// with fused multiply-adds.
+template <typename T, bool kFused>
 void define(py::module_ m) {
   m.def("maximum", py::vectorize(maximum<T>));
   m.def("minimum", py::vectorize(minimum<T>));
@@ -77,12 +78,13 @@ void define(py::module_ m) {
   m.def("to_xyxy", py::vectorize(corner_of<T>));
   m.def("rank_of", py::vectorize([](T x) { return rank_of(x); }));
   m.def("rank_of_positive", py::vectorize([](T x) { return rank_of_positive(x); }));
-  m.def("exponential", py::vectorize([](T x) { return exponential(x); }));
-  m.def("exp_of_negative", py::vectorize([](T x) { return exp_of_negative(x); }));
-  m.def("log1p_of_fraction", py::vectorize([](T x) { return log1p_of_fraction(x); }));
+  m.def("exponential", py::vectorize([](T x) { return exponential<kFused>(x); }));
+  m.def("exp_of_negative", py::vectorize([](T x) { return exp_of_negative<kFused>(x); }));
+  m.def("log1p_of_fraction", py::vectorize([](T x) { return log1p_of_fraction<kFused>(x); }));
   m.def("logarithm", py::vectorize([](T x) { return logarithm(x); }));
-  m.def("logistic", py::vectorize(logistic_part<T>));
-  m.def("focal", py::vectorize(focal_part<T>));
+  m.def("logistic", py::vectorize(logistic_part<T, kFused, false>));
+  m.def("logistic_of_ordinary", py::vectorize(logistic_part<T, kFused, true>));
+  m.def("focal", py::vectorize(focal_part<T, kFused>));
   m.def("arctangent", py::vectorize([](T x) { return arctangent(x); }));
   m.def("sigmoid", py::vectorize(sigmoid<T>));
   m.def("scaled_sigmoid", py::vectorize(scaled_sigmoid<T>));
@@ -92,8 +94,9 @@ void define(py::module_ m) {
 }  // namespace
 
 PYBIND11_MODULE(detection_math_module, m) {
-  define<float>(m.def_submodule("f32"));
-  define<double>(m.def_submodule("f64"));
+  define<float, false>(m.def_submodule("f32"));
+  define<float, true>(m.def_submodule("f32_fused"));
+  define<double, false>(m.def_submodule("f64"));
   m.def("float_of_half", py::vectorize(float_of_half));
   m.def("float_of_bfloat16", py::vectorize(float_of_bfloat16));
 }

@@ -61,6 +61,16 @@ def test_levels_agree(results: dict[str, Any], case: OpCase, level: str) -> None
     assert compared == len(case.sizes) * len(case.dtypes)
 
 
+@pytest.mark.parametrize("case", OP_CASES, ids=[case.name for case in OP_CASES])
+def test_avx2_and_avx512_are_the_same_bits(results: dict[str, Any], case: OpCase) -> None:
+    """Where arithmetic asks for fused multiply-adds only the baseline, which has none, differs, in the last digits."""
+    if not {"avx2", "avx512"} <= set(results):
+        pytest.skip("this machine has not both")
+    for key, expected in results["avx2"].items():
+        if key[0] == case.name:
+            torch.testing.assert_close(results["avx512"][key], expected, rtol=0, atol=0, equal_nan=True)
+
+
 def test_baseline_can_be_forced(results: dict[str, Any]) -> None:
     assert "baseline" in results
 

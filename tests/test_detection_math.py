@@ -59,13 +59,14 @@ def test_maximum_and_minimum_return_the_second_of_unordered(math: ModuleType) ->
         assert (f.maximum(-1, 2), f.minimum(-1, 2)) == (2, -1)
 
 
-def test_exp_whole_range(math: ModuleType) -> None:
+@pytest.mark.parametrize("arithmetic", ["f32", "f32_fused"])
+def test_exp_whole_range(math: ModuleType, arithmetic: str) -> None:
     near_the_ends = np.linspace(-104.5, -86, 200_001), np.linspace(88, 89.5, 100_001), np.linspace(-1, 1, 100_001)
     x = np.concatenate([every_float(1021), *near_the_ends]).astype(np.float32)
     with np.errstate(over="ignore", under="ignore"):
         truth = np.exp(x.astype(np.float64))
         finite = truth < np.finfo(np.float32).max
-        result = math.f32.exponential(x)
+        result = getattr(math, arithmetic).exponential(x)
         assert ulps(result[finite], truth[finite]).max() <= 1.0
     assert (result[~finite] == INF).all()
 
@@ -84,24 +85,28 @@ def test_exp_special_values(math: ModuleType) -> None:
     assert exp(F32(-103.98)) == 0
 
 
-def test_exp_of_negative(math: ModuleType) -> None:
+@pytest.mark.parametrize("arithmetic", ["f32", "f32_fused"])
+def test_exp_of_negative(math: ModuleType, arithmetic: str) -> None:
+    exp = getattr(math, arithmetic).exp_of_negative
     x = -np.concatenate([every_float(1021), np.linspace(0, 89, 400_001)]).astype(np.float32)
     x = x[x <= 0]
-    result, truth = math.f32.exp_of_negative(x), np.exp(x.astype(np.float64))
+    result, truth = exp(x), np.exp(x.astype(np.float64))
     normal = x > -87.3  # e^-87.3 is the smallest normal float
     assert ulps(result[normal], truth[normal]).max() <= 1.0
     assert result[~normal].max() <= 1.3e-38
     assert (result[x < -87.7] == 0).all()
-    assert math.f32.exp_of_negative([0.0, -0.0]).tolist() == [1, 1]
-    assert np.isnan(math.f32.exp_of_negative(NAN))
+    assert exp([0.0, -0.0]).tolist() == [1, 1]
+    assert np.isnan(exp(NAN))
 
 
-def test_log1p_of_fraction(math: ModuleType) -> None:
+@pytest.mark.parametrize("arithmetic", ["f32", "f32_fused"])
+def test_log1p_of_fraction(math: ModuleType, arithmetic: str) -> None:
+    log1p = getattr(math, arithmetic).log1p_of_fraction
     x = np.concatenate([every_float(1021), np.linspace(0, 1, 1_000_001)]).astype(np.float32)
     x = x[(x >= 0) & (x <= 1)]
-    assert ulps(math.f32.log1p_of_fraction(x), np.log1p(x.astype(np.float64))).max() <= 2.0
-    assert math.f32.log1p_of_fraction(0.0) == 0
-    assert np.isnan(math.f32.log1p_of_fraction(NAN))
+    assert ulps(log1p(x), np.log1p(x.astype(np.float64))).max() <= 2.0
+    assert log1p(0.0) == 0
+    assert np.isnan(log1p(NAN))
 
 
 def test_logarithm(math: ModuleType) -> None:
@@ -115,18 +120,24 @@ def test_logarithm(math: ModuleType) -> None:
     assert np.isnan(log([NAN, -1.0, -1e-45, -INF])).all()
 
 
-def test_logistic_keeps_the_digits_of_both_sides(math: ModuleType) -> None:
+@pytest.mark.parametrize("arithmetic", ["f32", "f32_fused"])
+def test_logistic_keeps_the_digits_of_both_sides(math: ModuleType, arithmetic: str) -> None:
+    f = getattr(math, arithmetic)
     x = np.linspace(-87, 87, 400_001, dtype=np.float32)
     wide = x.astype(np.float64)
     truth = 1 / (1 + np.exp(-wide)), 1 / (1 + np.exp(wide)), np.log1p(np.exp(-np.abs(wide)))
     for part, limit in enumerate((3.0, 3.0, 3.0)):
-        assert ulps(math.f32.logistic(x, part), truth[part]).max() <= limit
-    assert [math.f32.logistic(INF, i) for i in range(3)] == [1, 0, 0]
-    assert [math.f32.logistic(-INF, i) for i in range(3)] == [0, 1, 0]
+        assert ulps(f.logistic(x, part), truth[part]).max() <= limit
+        assert same_bits(f.logistic_of_ordinary(x, part), f.logistic(x, part))
+    assert [f.logistic(INF, i) for i in range(3)] == [1, 0, 0]
+    assert [f.logistic(-INF, i) for i in range(3)] == [0, 1, 0]
+    assert all(np.isnan(f.logistic([NAN, -NAN], i)).all() for i in range(3))
 
 
 @pytest.mark.parametrize("gamma", [0.0, 0.5, 1.0, 2.0, 3.5])
-def test_focal_in_float_and_double(math: ModuleType, gamma: float) -> None:
+@pytest.mark.parametrize("arithmetic", ["f32", "f32_fused"])
+def test_focal_in_float_and_double(math: ModuleType, arithmetic: str, gamma: float) -> None:
+    f32 = getattr(math, arithmetic)
     random = np.random.default_rng(5)
     x, t = random.normal(0, 6, 50_000), random.choice([0, 1, 0.25], 50_000)
     x = x.astype(np.float32).astype(np.float64)
@@ -134,12 +145,12 @@ def test_focal_in_float_and_double(math: ModuleType, gamma: float) -> None:
     entropy = t * np.logaddexp(0, -x) + (1 - t) * np.logaddexp(0, x)
     truth = (0.25 * t + 0.75 * (1 - t)) * miss**gamma * entropy
     np.testing.assert_allclose(math.f64.focal(x, t, 0.25, 0.75, gamma, 0), truth, rtol=1e-12)
-    np.testing.assert_allclose(math.f32.focal(x, t, 0.25, 0.75, gamma, 0), truth, rtol=1e-5, atol=1e-37)
+    np.testing.assert_allclose(f32.focal(x, t, 0.25, 0.75, gamma, 0), truth, rtol=1e-5, atol=1e-37)
     step = 1e-5  # a central difference of the double loss is its derivative to about 1e-10
     up, down = (math.f64.focal(x + s, t, 0.25, 0.75, gamma, 0) for s in (step, -step))
     slope = math.f64.focal(x, t, 0.25, 0.75, gamma, 1)
     np.testing.assert_allclose(slope, (up - down) / (2 * step), rtol=1e-5, atol=1e-9)
-    np.testing.assert_allclose(math.f32.focal(x, t, 0.25, 0.75, gamma, 1), slope, rtol=2e-5, atol=1e-7)
+    np.testing.assert_allclose(f32.focal(x, t, 0.25, 0.75, gamma, 1), slope, rtol=2e-5, atol=1e-7)
 
 
 @pytest.mark.parametrize("gamma", [0.0, 0.01, 0.5, 1.0, 2.0, 3.5])
@@ -147,11 +158,12 @@ def test_focal_is_finite_everywhere(math: ModuleType, gamma: float) -> None:
     x = np.array([0, 20, 87, 87.5, 88, 100, 1e4, 3e38, INF])
     for t in (0, 0.3, 1):
         for sign in (-1, 1):
-            for f in (math.f32, math.f64):
+            for f in (math.f32, math.f32_fused, math.f64):
                 for part in (0, 1):
                     assert np.isfinite(f.focal(sign * x, t, 0.25, 0.75, gamma, part)).all()
-    assert np.isnan(math.f32.focal(NAN, 1, 0.25, 0.75, gamma, 0))
-    assert np.isnan(math.f32.focal(0, NAN, 0.25, 0.75, gamma, 1))
+    for f in (math.f32, math.f32_fused):
+        assert np.isnan(f.focal(NAN, 1, 0.25, 0.75, gamma, 0))
+        assert np.isnan(f.focal(0, NAN, 0.25, 0.75, gamma, 1))
 
 
 def test_exp_of_negated_is_the_reciprocal(math: ModuleType) -> None:

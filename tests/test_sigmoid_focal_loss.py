@@ -74,9 +74,9 @@ def test_classes_are_their_one_hot_form(gamma: float) -> None:
     inputs, targets, dense = sample(rows=1000, classes=91)
     counted = (targets >= 0)[:, None]
     ours, expected = (sigmoid_focal_loss(inputs, t, gamma=gamma) for t in (targets, dense))
-    torch.testing.assert_close(ours, torch.where(counted, expected, 0), rtol=1e-5, atol=1e-12)
+    assert torch.equal(ours, torch.where(counted, expected, 0))
     a, b = (gradient_of(sigmoid_focal_loss, inputs, t, 0.25, gamma) for t in (targets, dense))
-    torch.testing.assert_close(a, torch.where(counted, b, 0), rtol=2e-5, atol=1e-9)
+    assert torch.equal(a, torch.where(counted, b, 0))
     mean = sigmoid_focal_loss(inputs, targets, gamma=gamma, reduction="mean")
     torch.testing.assert_close(
         mean, sigmoid_focal_loss(inputs[counted[:, 0]], dense[counted[:, 0]], gamma=gamma).mean()
@@ -87,7 +87,26 @@ def test_classes_are_their_one_hot_form(gamma: float) -> None:
 def test_rows_across_blocks(classes: int) -> None:
     inputs, targets, dense = sample(rows=7, classes=classes, seed=classes)
     expected = torch.where((targets >= 0)[:, None], sigmoid_focal_loss(inputs, dense), 0)
-    torch.testing.assert_close(sigmoid_focal_loss(inputs, targets), expected, rtol=1e-5, atol=1e-12)
+    assert torch.equal(sigmoid_focal_loss(inputs, targets), expected)
+
+
+@pytest.mark.parametrize("gamma", GAMMAS)
+def test_a_value_does_not_depend_on_its_neighbours(gamma: float) -> None:
+    """Whether the others have labels, soft ones or saturated logits decides how they are computed, not what."""
+    inputs, _, dense = sample(rows=400, classes=13)
+    odd = inputs.clone()
+    odd.view(-1)[torch.arange(1500, 5200, 50)] = torch.tensor([88.0, -100, INF, -INF, NAN, 87]).repeat(13)[:74]
+    soft = dense.clone()
+    soft.view(-1)[torch.arange(3000, 5200, 30)] = 0.25
+    mixed, grad = sigmoid_focal_loss(odd, soft, 0.25, gamma), gradient_of(sigmoid_focal_loss, odd, soft, 0.25, gamma)
+    for logits, labels in ((inputs, torch.zeros_like(dense)), (inputs, dense), (inputs, soft), (odd, soft)):
+        same = (logits == odd) & (labels == soft)
+        assert same[:100].float().mean() > 0.8
+        assert torch.equal(sigmoid_focal_loss(logits, labels, 0.25, gamma)[same], mixed[same])
+        assert torch.equal(gradient_of(sigmoid_focal_loss, logits, labels, 0.25, gamma)[same], grad[same])
+    for i in range(3000, 3100):
+        one = sigmoid_focal_loss(odd.view(-1)[i : i + 1], soft.view(-1)[i : i + 1], 0.25, gamma)
+        torch.testing.assert_close(one, mixed.view(-1)[i : i + 1], rtol=0, atol=0, equal_nan=True)
 
 
 def test_leading_dimensions_and_integer_types() -> None:

@@ -1,4 +1,5 @@
-// Arithmetic on single values, for host and device: orders, exponentials and logarithms, the same bits everywhere.
+// Arithmetic on single values, for host and device: orders, exponentials and logarithms, the same bits everywhere, save
+// what asks for fused multiply-adds where there are none.
 #pragma once
 
 #include <cmath>
@@ -42,8 +43,8 @@ PYDET_HD float float_of(uint32_t bits) {
   return x;
 }
 
-// a * b + c. kFused: rounded once, by the instruction that AVX2's and AVX-512's level, 64-bit ARM and GPUs have and give
-// the same bits; x86 without it would need software that takes 600 times as long, and rounds twice.
+// a * b + c. kFused: rounded once, by the instruction that GPUs, 64-bit ARM and x86 from AVX2 on have, to the same bits.
+// Older x86 rounds twice: in software, one rounding takes a thousand times as long.
 template <bool kFused>
 PYDET_HD float fused(float a, float b, float c) {
   return kFused ? std::fma(a, b, c) : a * b + c;
