@@ -44,7 +44,7 @@ PYDET_HD float float_of(uint32_t bits) {
 }
 
 // a * b + c. kFused: rounded once, by the instruction that GPUs, 64-bit ARM and x86 from AVX2 on have, to the same bits.
-// Older x86 rounds twice: in software, one rounding takes a thousand times as long.
+// Older x86 rounds twice: software that rounds once takes hundreds of times as long.
 template <bool kFused>
 PYDET_HD float fused(float a, float b, float c) {
   return kFused ? std::fma(a, b, c) : a * b + c;
