@@ -12,10 +12,14 @@ from pydet.models.darknet import Darknet, Section
 from pydet.models.detection import DetectionModel
 from pydet.models.retinanet import RetinaNet
 from pydet.models.ssd import SSD
+from pydet.models.yolov1 import yolov1, yolov1_paper, yolov1_tiny
+from pydet.models.yolov2 import yolo9000, yolov2, yolov2_tiny, yolov2_tiny_voc, yolov2_voc
 from pydet.models.yolov3 import yolov3, yolov3_spp, yolov3_tiny
 
 ASSETS = Path(__file__).parent.parent / "assets"
 
+YOLO_PAPER = "Redmon et al. 2016, You Only Look Once: Unified, Real-Time Object Detection"
+YOLO9000_PAPER = "Redmon and Farhadi 2017, YOLO9000: Better, Faster, Stronger"
 YOLOV3_PAPER = "Redmon and Farhadi 2018, YOLOv3: An Incremental Improvement"
 SSD_PAPER = "Liu et al. 2016, SSD: Single Shot MultiBox Detector"
 RETINANET_PAPER = "Lin et al. 2017, Focal Loss for Dense Object Detection"
@@ -104,9 +108,19 @@ class TorchvisionDefinition(Definition):
         return network
 
 
-def _yolov3(name: str, sections: Callable[..., list[Section]], size: int, nbytes: int, sha256: str = "") -> Definition:
-    weights = Published(f"{name}.weights", "https://pjreddie.com/darknet/yolo/", nbytes, sha256)
-    return DarknetDefinition(name, YOLOV3_PAPER, (size, size), "coco.names", weights, sections=sections)
+def _darknet(
+    name: str,
+    paper: str,
+    sections: Callable[..., list[Section]],
+    size: int,
+    names: str,
+    nbytes: int | None = None,
+    sha256: str = "",
+) -> Definition:
+    """`nbytes`: of the author's weights; None where there are none."""
+    page = "https://pjreddie.com/darknet/" + ("yolov1/" if paper == YOLO_PAPER else "yolo/")
+    weights = Published(f"{name}.weights", page, nbytes, sha256) if nbytes else None
+    return DarknetDefinition(name, paper, (size, size), names, weights, sections=sections)
 
 
 def _ssd(size: int, weights: Published | None) -> Definition:
@@ -132,9 +146,17 @@ _DEFINITIONS = (
     _retinanet("retinanet-resnet101", None, depth=101),
     _ssd(300, _torchvision("ssd300_vgg16_coco-b556d3b4.pth")),
     _ssd(512, None),
-    _yolov3("yolov3", yolov3, 608, 248_007_048),
-    _yolov3("yolov3-spp", yolov3_spp, 608, 252_209_544),
-    _yolov3("yolov3-tiny", yolov3_tiny, 416, 35_434_956, TINY_SHA256),
+    _darknet("yolov1", YOLO_PAPER, yolov1, 448, "voc.names", 789_312_988),
+    _darknet("yolov1-paper", YOLO_PAPER, yolov1_paper, 448, "voc.names"),
+    _darknet("yolov1-tiny", YOLO_PAPER, yolov1_tiny, 448, "voc.names", 108_399_816),
+    _darknet("yolov2", YOLO9000_PAPER, yolov2, 608, "coco.names", 203_934_260),
+    _darknet("yolov2-tiny", YOLO9000_PAPER, yolov2_tiny, 416, "coco.names", 44_948_596),
+    _darknet("yolov2-tiny-voc", YOLO9000_PAPER, yolov2_tiny_voc, 416, "voc.names", 63_471_556),
+    _darknet("yolov2-voc", YOLO9000_PAPER, yolov2_voc, 416, "voc.names", 202_704_260),
+    _darknet("yolo9000", YOLO9000_PAPER, yolo9000, 544, "9k.names", 195_230_020),
+    _darknet("yolov3", YOLOV3_PAPER, yolov3, 608, "coco.names", 248_007_048),
+    _darknet("yolov3-spp", YOLOV3_PAPER, yolov3_spp, 608, "coco.names", 252_209_544),
+    _darknet("yolov3-tiny", YOLOV3_PAPER, yolov3_tiny, 416, "coco.names", 35_434_956, TINY_SHA256),
 )
 MODELS: dict[str, Definition] = {definition.name: definition for definition in _DEFINITIONS}
 
