@@ -1,35 +1,8 @@
 // No include guard: compiled once per instruction set, see cpu_levels.h.
+#include "cpu/transpose.h"
+
 namespace pydet {
 namespace PYDET_LEVEL {
-
-// out[t * stride + r] = in[r][t]: planes of cells become rows of channels.
-template <typename T>
-void transpose(const T (*in)[kYoloTile], int64_t rows, int64_t count, T* __restrict__ out, int64_t stride) {
-  int64_t t = 0;
-#if PYDET_X86
-  if constexpr (sizeof(T) == sizeof(float)) {
-    for (; t + 4 <= count; t += 4) {
-      int64_t r = 0;
-      for (; r + 4 <= rows; r += 4) {
-        __m128 a = _mm_loadu_ps(&in[r][t]), b = _mm_loadu_ps(&in[r + 1][t]);
-        __m128 c = _mm_loadu_ps(&in[r + 2][t]), d = _mm_loadu_ps(&in[r + 3][t]);
-        _MM_TRANSPOSE4_PS(a, b, c, d);
-        float* corner = out + t * stride + r;
-        _mm_storeu_ps(corner, a);
-        _mm_storeu_ps(corner + stride, b);
-        _mm_storeu_ps(corner + 2 * stride, c);
-        _mm_storeu_ps(corner + 3 * stride, d);
-      }
-      for (; r < rows; ++r) {
-        for (int64_t i = t; i < t + 4; ++i) out[i * stride + r] = in[r][i];
-      }
-    }
-  }
-#endif
-  for (; t < count; ++t) {
-    for (int64_t r = 0; r < rows; ++r) out[t * stride + r] = in[r][t];
-  }
-}
 
 // Class scores of cells whose channels are planes (NCHW): vectors run over cells, then tiles are transposed.
 template <typename T, typename In>
@@ -42,7 +15,7 @@ void yolo_scores_of_planes(const YoloHead<T>& head, const In* logits, const T* o
       const In* __restrict__ plane = logits + (first + r) * head.channel_stride;
       for (int64_t t = 0; t < count; ++t) block[r][t] = scaled_sigmoid(objectness[t], widen(plane[t]));
     }
-    transpose(block, rows, count, scores + first, head.anchors * head.classes);
+    transpose(&block[0][0], kYoloTile, rows, count, scores + first, head.anchors * head.classes);
   }
 }
 
@@ -84,7 +57,7 @@ void yolo_decode_tile(const YoloHead<T>& head, int64_t anchor, int64_t first, in
     corners[3][t] = b.y2;
     confidence[t] = sigmoid(raw[4][t]);
   }
-  transpose(corners, 4, count, boxes + anchor * 4, head.anchors * 4);
+  transpose(&corners[0][0], kYoloTile, 4, count, boxes + anchor * 4, head.anchors * 4);
   for (int64_t t = 0; t < count; ++t) objectness[t * head.anchors + anchor] = confidence[t];
   const In* logits = channels + 5 * head.channel_stride;
   T* first_scores = scores + anchor * head.classes;
