@@ -38,11 +38,19 @@ def iou_inputs(n: int, generator: torch.Generator, *options: Any) -> tuple[Any, 
     return *aligned_boxes(n, generator), *options, True
 
 
-def yolo_head(n: int, generator: torch.Generator) -> tuple[Tensor, Tensor, tuple[int, int]]:
+def yolo_head(n: int, generator: torch.Generator) -> tuple[Any, ...]:
     """Raw head of two images: 3 anchors, 3 + n classes, n x (n + 1) cells of 16 x 32 pixels."""
     inputs = torch.randn(2, 3 * (5 + 3 + n), n, n + 1, generator=generator)
-    anchors = torch.rand(3, 2, generator=generator) * 40 + 10
-    return inputs, anchors, (max(16 * n, 1), 32 * (n + 1))
+    in_cells = n % 2 == 1
+    anchors = (torch.rand(3, 2, generator=generator) * 40 + 10) / (16 if in_cells else 1)
+    return inputs, anchors, (max(16 * n, 1), 32 * (n + 1)), ("sigmoid", "softmax", "logits")[n % 3], in_cells
+
+
+def yolo_grid(n: int, generator: torch.Generator) -> tuple[Any, ...]:
+    """n outputs of a network with a grid of 1 to 4 cells a side, 1 to 3 boxes a cell and 1 + n classes."""
+    side, num_boxes = 1 + n % 4, 1 + n % 3
+    inputs = torch.randn(n, side**2 * (1 + n + 5 * num_boxes), generator=generator)
+    return inputs, side, num_boxes, (64, 96), n % 2 == 1, ("linear", "softmax")[n // 2 % 2]
 
 
 def clustered_boxes(n: int, generator: torch.Generator, per_object: int = 20) -> Tensor:
@@ -280,12 +288,23 @@ OP_CASES = [
         name="yolo_decode",
         make_inputs=yolo_head,
         gpu_sizes=(0, 1, 5, 6, 15, 16, 17),
-        sizes=(0, 1, 4, 7, 13, 26),
+        sizes=(0, 1, 2, 4, 7, 24, 26, 13),
         floating=(0, 1),
         gradients=(0, 1),
         tolerance=(2e-6, 5e-5),  # a corner is the difference of two lengths of hundreds of pixels
-        summary="boxes, objectness and class scores of a raw YOLOv3 head, in one read and one write",
-        source="YOLOv3 (Redmon and Farhadi 2018), section 2.1; Darknet's [yolo] layer",
+        summary="boxes, objectness and class scores of a raw YOLOv3 or YOLOv2 head, in one read and one write",
+        source="YOLOv3 (Redmon and Farhadi 2018), YOLOv2 (2017); Darknet's [yolo] and [region] layers",
+    ),
+    OpCase(
+        name="yolo_grid_decode",
+        family="yolo_decode",
+        make_inputs=yolo_grid,
+        sizes=(0, 1, 2, 3, 4, 20, 33, 50),
+        floating=(0,),
+        gradients=(0,),
+        tolerance=(2e-6, 2e-5),
+        summary="boxes, objectness and class scores of the first YOLO's grid",
+        source="YOLO (Redmon et al. 2016), section 2; Darknet's [detection] layer",
     ),
     OpCase(
         name="sigmoid_focal_loss",

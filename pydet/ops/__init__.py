@@ -20,7 +20,7 @@ from pydet.ops.soft_nms import soft_nms
 from pydet.ops.softmax_focal_loss import softmax_focal_loss
 from pydet.ops.tree_predict import tree_predict, tree_probabilities
 from pydet.ops.tree_softmax import tree_softmax
-from pydet.ops.yolo_decode import yolo_decode
+from pydet.ops.yolo_decode import yolo_decode, yolo_grid_decode
 
 __all__ = [
     "OPERATORS",
@@ -53,4 +53,5 @@ __all__ = [
     "tree_probabilities",
     "tree_softmax",
     "yolo_decode",
+    "yolo_grid_decode",
 ]

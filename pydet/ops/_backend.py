@@ -54,6 +54,7 @@ OPERATORS = (
     "tree_probabilities",
     "tree_softmax",
     "yolo_decode",
+    "yolo_grid_decode",
 )
 """Every operator of torch.ops.pydet that users call, by name: its wrapper, reference and test are called the same."""
 

@@ -22,7 +22,7 @@ from pydet.reference.soft_nms import soft_nms
 from pydet.reference.softmax_focal_loss import softmax_focal_loss
 from pydet.reference.tree_predict import tree_predict, tree_probabilities
 from pydet.reference.tree_softmax import tree_softmax
-from pydet.reference.yolo_decode import yolo_decode
+from pydet.reference.yolo_decode import yolo_decode, yolo_grid_decode
 
 __all__ = [
     "batched_nms",
@@ -49,4 +49,5 @@ __all__ = [
     "tree_probabilities",
     "tree_softmax",
     "yolo_decode",
+    "yolo_grid_decode",
 ]
