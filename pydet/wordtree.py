@@ -165,10 +165,12 @@ def _hypernyms(folder: Path) -> dict[str, list[str]]:
     return above
 
 
-def _ways_up(name: str, above: dict[str, list[str]]) -> list[list[str]]:
+def _ways_up(name: str, above: dict[str, list[str]], below: tuple[str, ...] = ()) -> list[list[str]]:
+    if name in below:
+        raise TreeError(f"WordTree.from_wordnet: {name} is above itself in this WordNet")
     if not above[name]:
         return [[name]]
-    return [[name, *way] for parent in above[name] for way in _ways_up(parent, above)]
+    return [[name, *way] for parent in above[name] for way in _ways_up(parent, above, (*below, name))]
 
 
 def _in_order(parent_of: dict[str, str | None]) -> tuple[tuple[str, ...], tuple[int, ...]]:

@@ -50,13 +50,14 @@ def save_checkpoint(
         if not kept.isfinite().all() and tensor.isfinite().all():
             raise WeightsError(f"{path}: {name} has numbers that {dtype} cannot hold; save as torch.float32")
         tensors[name] = kept
-    metadata = {"format": FORMAT, "class_names": network.class_names, "sources": dict(sources or {})}
+    metadata: dict[str, Any] = {"format": FORMAT}
+    metadata |= {"cfg": format_cfg(network.sections)} if isinstance(network, Darknet) else {"model": network.name}
+    metadata["class_names"] = network.class_names
     if isinstance(network, Darknet):
-        metadata |= {"cfg": format_cfg(network.sections), "weights_header": network.weights_header}
+        metadata["weights_header"] = network.weights_header
         if network.tree is not None:
             metadata["tree"] = network.tree.text()
-    else:
-        metadata["model"] = network.name
+    metadata["sources"] = dict(sources or {})
     path = Path(path)
     unfinished = path.with_name(path.name + ".part")
     unfinished.write_bytes(save(tensors, metadata={METADATA_KEY: json.dumps(metadata, ensure_ascii=False)}))
