@@ -235,7 +235,8 @@ def darknet_weights(name: str, folder: Path) -> Path:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     path = folder / f"{name}.weights"
-    module.write_weights(CFG_FOLDER / f"{name}.cfg", path, gains=module.load_gains(name))
+    header = "64" if name.startswith("yolov3") else "32"  # as the author's files: older ones have a smaller counter
+    module.write_weights(CFG_FOLDER / f"{name}.cfg", path, header=header, gains=module.load_gains(name))
     return path
 
 

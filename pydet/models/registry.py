@@ -67,6 +67,19 @@ class Definition:
     def class_names(self) -> list[str]:
         return read_lines(ASSETS / self.names)
 
+    def facts(self) -> list[tuple[str, str]]:
+        """What there is to know without building it: names and values."""
+        height, width = self.image_size
+        weights = self.weights
+        return [
+            ("model", self.name),
+            ("paper", self.paper),
+            ("input", f"{height} x {width}"),
+            ("labels", f"{len(self.class_names()):,}: {', '.join(self.class_names()[:5])}, ..."),
+            ("weights", str(weights) if weights else "nobody is known to publish any"),
+            ("SHA-256", (weights.sha256 if weights else "") or "not known"),
+        ]
+
     def build(
         self, class_names: Sequence[str] | None = None, image_size: tuple[int, int] | None = None
     ) -> DetectionModel:
@@ -135,7 +148,7 @@ def _retinanet(name: str, weights: Published | None, **options: Any) -> Definiti
 
 def _torchvision(file: str) -> Published:
     """The names of torchvision's files end with the first eight digits of their SHA-256."""
-    return Published(file, f"https://download.pytorch.org/models/{file}", sha256=Path(file).stem.rpartition("-")[2])
+    return Published(file, "https://download.pytorch.org/models/", sha256=Path(file).stem.rpartition("-")[2])
 
 
 TINY_SHA256 = "dccea06f59b781ec1234ddf8d1e94b9519a97f4245748a7d4db75d5b7080a42c"
