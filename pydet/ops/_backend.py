@@ -43,6 +43,7 @@ OPERATORS = (
     "generalized_box_iou",
     "generalized_box_iou_loss",
     "match_anchors",
+    "match_cells",
     "multiclass_nms",
     "nms",
     "sigmoid_focal_loss",

@@ -13,6 +13,7 @@ from pydet.reference.box_iou_loss import complete_box_iou_loss, distance_box_iou
 from pydet.reference.decode_boxes import decode_boxes
 from pydet.reference.encode_boxes import encode_boxes
 from pydet.reference.match_anchors import match_anchors
+from pydet.reference.match_cells import match_cells
 from pydet.reference.multiclass_nms import multiclass_nms
 from pydet.reference.nms import nms
 from pydet.reference.sigmoid_focal_loss import sigmoid_focal_loss
@@ -33,6 +34,7 @@ __all__ = [
     "generalized_box_iou",
     "generalized_box_iou_loss",
     "match_anchors",
+    "match_cells",
     "multiclass_nms",
     "nms",
     "result_dtype",
