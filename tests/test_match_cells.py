@@ -118,6 +118,9 @@ def test_nearest_prediction_where_none_overlaps() -> None:
     predictions[0, 8, 3] += 6
     predictions[0, 8, 1] -= 6
     assert match(truth, "overlap", predictions=predictions)[1] == [9]
+    # (20 / 40)^2 + (12 / 60)^2 is less than (30 / 60)^2 + (10 / 40)^2
+    predictions[0, 8:10] = centred((25, 5, 22, 10), (55, 25, 10, 20))
+    assert match(truth, "overlap", predictions=predictions)[1] == [8]
 
 
 def test_a_little_overlap_beats_any_distance() -> None:
