@@ -11,7 +11,6 @@ namespace {
 
 constexpr int64_t kMatchChunks = 64;          // parts of an image's anchors, each of whole blocks
 constexpr int64_t kPairsPerTask = 1 << 16;    // about 20 us of work
-constexpr int64_t kBackground = -1, kBetween = -2;  // as torchvision's Matcher
 
 }  // namespace
 }  // namespace pydet
@@ -88,10 +87,10 @@ template <typename T>
 void restore_low_quality(Matching<T>& m, int64_t image, int64_t chunk, const std::vector<Rank<T>>& overall) {
   const ImageTruths& truths = m.images[image];
   if (truths.count == 0) return;
-  std::vector<int64_t> here;  // ground truths whose best lies in this chunk; NaN, the highest rank, equals nothing
+  // Ground truths whose best lies in this chunk. NaN may be: an anchor that has it is matched already, and stays so.
+  std::vector<int64_t> here;
   for (int64_t g = truths.begin; g < truths.begin + truths.count; ++g) {
-    const bool number = overall[g] != std::numeric_limits<Rank<T>>::max();
-    if (number && m.highest_in(chunk)[g] == overall[g]) here.push_back(g);
+    if (m.highest_in(chunk)[g] == overall[g]) here.push_back(g);
   }
   int64_t* out = m.out + image * m.anchor_count;
   AnchorBlock<T> block;
@@ -186,8 +185,7 @@ Tensor match_anchors_cpu(const Tensor& anchors,         // [A, 4] or [B, A, 4] x
                          std::optional<Tensor> counts,  // [B]
                          double high_threshold, std::optional<double> low_threshold, std::string mode_name) {
   const MatchMode mode = check_match_anchors(anchors, gt_boxes, counts, high_threshold, low_threshold, mode_name);
-  const double low =
-      low_threshold.value_or(mode == MatchMode::retinanet ? std::min(0.4, high_threshold) : high_threshold);
+  const double low = low_threshold_of(mode, high_threshold, low_threshold);
   const std::vector<int64_t> per_image = load_counts("match_anchors", counts, gt_boxes.size(0));
   std::vector<int64_t> shape{anchors.size(-2)};
   if (counts) shape.insert(shape.begin(), counts->size(0));

@@ -13,8 +13,7 @@
 namespace pydet {
 namespace {
 
-constexpr int64_t kPairsPerTask = 1 << 16;          // about 20 us of work
-constexpr int64_t kBackground = -1, kIgnored = -2;  // as the two of match_anchors: negatives, and what no loss counts
+constexpr int64_t kPairsPerTask = 1 << 16;  // about 20 us of work
 
 // One call, its tensors as dense arrays of T.
 template <typename T>

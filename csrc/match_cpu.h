@@ -13,9 +13,6 @@ namespace pydet {
 constexpr int64_t kMatchBlock = 256;  // anchors whose running best stays in the L1 cache
 
 template <typename T>
-using Rank = decltype(rank_of(T()));
-
-template <typename T>
 struct Truth {
   Box<T> box;
   T area;

@@ -300,6 +300,7 @@ OP_CASES = [
         name="match_anchors",
         make_inputs=match_anchors_inputs,
         sizes=(0, 1, 2, 3, 6, 7, 25, 24),
+        gpu_sizes=(0, 1, 2, 7, 13, 26, 27),
         floating=(0, 1),
         summary="Ground truth of every anchor of a ragged batch (RetinaNet, SSD, thresholds); no matrix of IoUs",
         source="torchvision's box_iou with Matcher and SSDMatcher",
@@ -308,6 +309,7 @@ OP_CASES = [
         name="match_cells",
         make_inputs=match_cells_inputs,
         sizes=(0, 1, 2, 7, 16, 33, 32),
+        gpu_sizes=(0, 1, 2, 7, 8, 33, 40),
         floating=(0, 1, 6),
         summary="Prediction of a YOLO grid that each ground truth of a ragged batch trains, by prior or by overlap; "
         "those left out of the objectness loss",

@@ -18,10 +18,10 @@ from typing import Any
 import pytest
 import torch
 from cuda_harness import CASES, REGISTERED, SANITIZED, SOURCES, CudaOnCpu, inputs_of
-from op_cases import OpCase
+from op_cases import OpCase, random_boxes
 from torch import Tensor
 
-from pydet import reference
+from pydet import ops, reference
 
 IDS = [case.name for case in CASES]
 # Under a sanitizer the reference is slow too: without the largest size.
@@ -116,6 +116,24 @@ def test_messages_are_those_of_the_cpu(cuda: CudaOnCpu) -> None:
     with cuda, pytest.raises(RuntimeError, match=r"box_iou: boxes1 must be \[..., N, 4\], got \[7, 5\]"):
         torch.ops.pydet.box_iou(torch.zeros(7, 5), torch.zeros(1, 4))
     assert "box_iou" in cuda.served
+
+
+@pytest.mark.parametrize(("counts", "read"), [([3, -4, 9], [3, 0, 2]), ([2**62, 9, 1], [5, 0, 0]), ([1, 0], [1, 0])])
+def test_counts_that_nobody_has_checked(cuda: CudaOnCpu, counts: list[int], read: list[int]) -> None:
+    """On a GPU they are not looked at: read as far as they make sense, and never beyond the ground truths."""
+    generator = torch.Generator().manual_seed(0)
+    boxes, anchors = (random_boxes(n, generator, size=60, largest=60) for n in (10, 3 * 700))
+    truths = boxes[:5]  # what lies behind them would be matched too
+    kept, own = sum(read), anchors.reshape(3, 700, 4)[: len(counts)]
+    cuda.order(0)
+    for mode in ("retinanet", "ssd", "threshold"):
+        ours = cuda.call(ops.match_anchors, own, truths, torch.tensor(counts), 0.5, 0.3, mode)
+        assert torch.equal(ours, reference.match_anchors(own, truths[:kept], torch.tensor(read), 0.5, 0.3, mode))
+    rest = ((70, 5), (120, 120), "overlap", None, None, 0.5)
+    matches, predictors = cuda.call(ops.match_cells, own, truths, torch.tensor(counts), *rest)
+    expected = reference.match_cells(own, truths[:kept], torch.tensor(read), *rest)
+    assert torch.equal(matches, expected[0])
+    assert torch.equal(predictors, torch.cat([expected[1], torch.full((5 - kept,), -1)]))
 
 
 @functools.cache

@@ -355,6 +355,10 @@ TRUTHS, COUNTS = centred((5, 5, 20, 10)), torch.tensor([1])
         ({"priors": torch.tensor([[NAN, 1], [2, 1.0]])}, "priors must be positive and finite, got nan at [0, 0]"),
         ({"priors": None, "mask": [0, 1]}, "match_cells: mask must come with priors, got none"),
         ({"mask": [0]}, "match_cells: mask must have N = 2 entries, one for each prediction of a cell, got [0]"),
+        (
+            {"predictions": NOWHERE.repeat(1, 33, 1), "mask": [0] * 66},
+            "match_cells: mask must have at most 32 entries, got 66",
+        ),
         ({"mask": [0, 2]}, "match_cells: mask must be of the 2 priors, got [0, 2]"),
         ({"mask": [-1, 0]}, "match_cells: mask must be of the 2 priors, got [-1, 0]"),
         ({"ignore_threshold": -0.1}, "match_cells: ignore_threshold must be at least 0, got -0.1"),

@@ -12,8 +12,18 @@ namespace pydet {
 // What becomes of the anchors on which a ground truth's best IoU lies.
 enum class MatchMode : int { threshold, retinanet, ssd };
 
+constexpr int64_t kBackground = -1, kBetween = -2;  // as torchvision's Matcher
+
+// RetinaNet section 4.1; SSD section 2.2 has one threshold.
+inline double low_threshold_of(MatchMode mode, double high_threshold, const std::optional<double>& low_threshold) {
+  return low_threshold.value_or(mode == MatchMode::retinanet ? std::min(0.4, high_threshold) : high_threshold);
+}
+
 // How a ground truth finds its predictor among those of its cell.
 enum class CellMode : int { shape, overlap };
+
+constexpr int64_t kIgnored = -2;         // with kBackground for negatives what match_cells has besides ground truths
+constexpr int64_t kMostOfMask = 32;      // what fits the arguments of a kernel
 
 inline void check_ragged_truths(const char* op, const Tensor& gt_boxes, const std::optional<Tensor>& counts) {
   PYDET_CHECK(is_floating(gt_boxes.scalar_type()), op, ": gt_boxes must be a floating tensor, got ",
@@ -90,6 +100,7 @@ inline CellMode check_match_cells(const Tensor& predictions,  // [B, H * W * N, 
   }
   PYDET_CHECK(static_cast<int64_t>(mask->size()) == count, op, ": mask must have N = ", count,
               " entries, one for each prediction of a cell, got ", list_of(*mask));
+  PYDET_CHECK(count <= kMostOfMask, op, ": mask must have at most ", kMostOfMask, " entries, got ", count);
   for (const int64_t prior : *mask) {
     PYDET_CHECK(prior >= 0 && prior < priors->size(0), op, ": mask must be of the ", priors->size(0), " priors, got ",
                 list_of(*mask));

@@ -7,6 +7,9 @@
 
 namespace pydet {
 
+template <typename T>
+using Rank = decltype(rank_of(T()));
+
 // Not inverted and of finite area: with a plain box of positive area it has an IoU in [0, 1], which is 0 where they are
 // apart; never NaN, because the union is at least the larger area and can't overflow.
 template <typename T>

@@ -39,14 +39,16 @@ def match_cells(
         predictions: [B, H * W * N, 4] xyxy boxes as predicted, row (row * W + column) * N + n as `yolo_decode` gives
             them, floating.
         gt_boxes: [G, 4] xyxy, the ground truths of all images one after another, floating.
-        counts: [B] integers, how many of gt_boxes each image has; an image may have none.
+        counts: [B] integers, how many of gt_boxes each image has; an image may have none. On a GPU their values are
+            not checked, that would wait for the device: a negative one is read as 0, and what would be beyond the end
+            of gt_boxes as not there.
         grid: (H, W), cells.
         image_size: (height, width) of the picture in the unit of the boxes; (1, 1) for boxes in fractions of it.
         mode: "shape" or "overlap".
         priors: [K, 2] (width, height) in the unit of the boxes, positive and finite, floating; for mode "shape". None
-            means the shape of each predicted box (Darknet's bias_match=0). On a GPU the values are not checked: that
-            would wait for the device.
-        mask: which of the priors the N predictions of a cell have; None means K = N priors, all in their order.
+            means the shape of each predicted box (Darknet's bias_match=0). On a GPU the values are not checked.
+        mask: which of the priors the N predictions of a cell have, at most 32; None means K = N priors, all in their
+            order.
         ignore_threshold: a prediction whose IoU with any ground truth of its image is more than this, and that none
             trains, is left out of the objectness loss (YOLOv3 section 2.1). None: none is.
 
