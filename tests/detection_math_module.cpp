@@ -73,6 +73,12 @@ bool plain_of(T x1, T y1, T x2, T y2) {
 }
 
 template <typename T>
+T plain_iou_of(T ax1, T ay1, T ax2, T ay2, T bx1, T by1, T bx2, T by2) {
+  const Box<T> a{ax1, ay1, ax2, ay2}, b{bx1, by1, bx2, by2};
+  return plain_iou(a, area(a), b, area(b));
+}
+
+template <typename T>
 bool apart_of(T ax1, T ay1, T ax2, T ay2, T bx1, T by1, T bx2, T by2) {
   return apart(Box<T>{ax1, ay1, ax2, ay2}, Box<T>{bx1, by1, bx2, by2});
 }
@@ -108,6 +114,7 @@ void define(py::module_ m) {
   m.def("sigmoid", py::vectorize(sigmoid<T>));
   m.def("scaled_sigmoid", py::vectorize(scaled_sigmoid<T>));
   m.def("is_plain", py::vectorize(plain_of<T>));
+  m.def("plain_iou", py::vectorize(plain_iou_of<T>));
   m.def("apart", py::vectorize(apart_of<T>));
   m.def("shape_iou", py::vectorize(shape_iou_of<T>));
   m.def("cell_at", py::vectorize(cell_index<T>));

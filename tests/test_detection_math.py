@@ -396,10 +396,11 @@ def test_plain_boxes_apart_have_an_iou_of_zero(math: ModuleType) -> None:
         with np.errstate(all="ignore"):
             a, b = boxes
             plain = f.is_plain(*a) & f.is_plain(*b) & (f.area(*b) > 0)
-            iou, apart = f.iou(*a, *b), f.apart(*a, *b)
+            iou, apart, plain_iou = f.iou(*a, *b), f.apart(*a, *b), f.plain_iou(*a, *b)
         assert plain.sum() > 1000
         assert (plain & apart).sum() > 1000
         assert (iou[plain & apart] == 0).all()
+        assert np.array_equal(iou[plain], plain_iou[plain])
         assert (iou[plain] >= 0).all()
         assert (iou[plain] <= 1).all()
         assert (plain & ~apart & (iou > 0)).any()

@@ -20,65 +20,94 @@ struct AnchorsAndTruths {
 // The best ground truth of each of a thread's anchors, and for each ground truth of a tile the best of all anchors.
 template <typename T>
 struct BestOfBoth : Visitor<T> {
-  const ThreadBoxes<T>& mine;
+  const WarpBoxes<T>& mine;
   const int64_t begin;     // of the image's ground truths
-  Rank<T>* const highest;  // [G], or null where nobody asks
-  Rank<T> best[kMatchBoxes];
-  int32_t index[kMatchBoxes];
+  const Rank<T> news;      // where nobody asks for the best of a ground truth, what is below the thresholds is none
+  Rank<T>* const highest;  // [G], or null
+  Rank<T> best[kMatchBoxes<T>];
+  int32_t index[kMatchBoxes<T>];
 
-  __device__ BestOfBoth(const ThreadBoxes<T>& mine, int64_t begin, Rank<T>* highest)
-      : mine(mine), begin(begin), highest(highest) {
-    for (int k = 0; k < kMatchBoxes; ++k) {
+  __device__ BestOfBoth(const WarpBoxes<T>& mine, int64_t begin, Rank<T> low, Rank<T>* highest)
+      : mine(mine), begin(begin), news(highest == nullptr && low > 1 ? low : 1), highest(highest) {
+    for (int k = 0; k < kMatchBoxes<T>; ++k) {
       best[k] = std::numeric_limits<Rank<T>>::min();
       index[k] = 0;
     }
   }
 
+  __device__ void keep_better(int k, Rank<T> rank, int32_t truth, bool better) {
+    index[k] = better ? truth : index[k];
+    best[k] = better ? rank : best[k];
+  }
   __device__ Rank<T> rank(int64_t) const { return std::numeric_limits<Rank<T>>::min(); }
-  __device__ void start(int64_t first, bool plain) {
-    for (int k = 0; k < kMatchBoxes; ++k) {  // the first one has an IoU of at least 0, looked at or not
-      const bool better = plain && best[k] < 0;
-      index[k] = better ? static_cast<int32_t>(first - begin) : index[k];
-      best[k] = better ? 0 : best[k];
-    }
+  __device__ Rank<T> needed(Rank<T>) const { return news; }
+  __device__ void start(int64_t first, bool plain) {  // the first one has an IoU of at least 0, met or not
+    for (int k = 0; k < kMatchBoxes<T>; ++k)
+      keep_better(k, 0, static_cast<int32_t>(first - begin), plain && best[k] < 0);
   }
-  __device__ bool skips(Rank<T>& rank) const {
-    if (rank < 0) raise_to(&rank, 0);
-    return true;
+  __device__ void skip(Rank<T>& rank) const {
+    if (highest != nullptr && rank < 0) raise_to(&rank, 0);
   }
+  template <bool plain>
   __device__ void meet(TruthTile<T>& tile, int i, int64_t truth) {
     Rank<T> most = std::numeric_limits<Rank<T>>::min();
-    for (int k = 0; k < kMatchBoxes; ++k) {
-      const Rank<T> rank = rank_of(iou(tile.box[i], tile.area[i], mine.box[k], mine.area[k]));
-      const bool better = rank > best[k];  // so that the first of equals stays
-      index[k] = better ? static_cast<int32_t>(truth - begin) : index[k];
-      best[k] = better ? rank : best[k];
+    for (int k = 0; k < kMatchBoxes<T>; ++k) {
+      const Rank<T> rank = rank_of_pair<plain>(tile, i, mine, k);
+      keep_better(k, rank, static_cast<int32_t>(truth - begin), rank > best[k]);  // the first of equals stays
       most = maximum(most, rank);
     }
     if (highest == nullptr) return;
     most = warp_highest(most);
     if (threadIdx.x % kWarp == 0 && most > tile.rank[i]) raise_to(&tile.rank[i], most);
   }
-  __device__ void finish(int64_t truth, Rank<T> rank) const {
+  __device__ void finish(int64_t truth, const Rank<T>& rank) const {
     if (highest != nullptr && rank > highest[truth]) raise_to(highest + truth, rank);
   }
 };
+
+template <typename T>
+struct SliceBests {
+  Rank<T> best[kMatchBoxes<T>][kMatchThreads];
+  int32_t index[kMatchBoxes<T>][kMatchThreads];
+};
+
+// Brings the bests of the warps that share their anchors together in the first of these warps.
+template <typename T>
+__device__ void merge_slices(BestOfBoth<T>& own, int slices, SliceBests<T>& shared) {
+  for (int k = 0; k < kMatchBoxes<T>; ++k) {
+    shared.best[k][threadIdx.x] = own.best[k];
+    shared.index[k][threadIdx.x] = own.index[k];
+  }
+  __syncthreads();
+  for (int slice = 1; slice < slices && own.mine.share.slice == 0; ++slice) {
+    for (int k = 0; k < kMatchBoxes<T>; ++k) {
+      const Rank<T> best = shared.best[k][threadIdx.x + slice * kWarp];
+      const int32_t index = shared.index[k][threadIdx.x + slice * kWarp];
+      own.keep_better(k, best, index, best > own.best[k] || (best == own.best[k] && index < own.index[k]));
+    }
+  }
+  __syncthreads();
+}
 
 // In RetinaNet's mode the low half of a result is that of the thresholds and the high half is the best ground truth
 // whatever its IoU, until restore_kernel.
 template <typename T>
 __global__ void __launch_bounds__(kMatchThreads)
-    match_kernel(AnchorsAndTruths<T> in, Rank<T> high, Rank<T> low, bool keep_index, Rank<T>* highest, int64_t* out) {
+    match_kernel(AnchorsAndTruths<T> in, int slices, Rank<T> high, Rank<T> low, bool keep_index, Rank<T>* highest,
+                 int64_t* out) {
   __shared__ TruthTile<T> tile;
+  __shared__ SliceBests<T> bests;
+  const WarpShare share = share_of_warp<T>(slices);
   for (int64_t image = blockIdx.y; image < in.images; image += gridDim.y) {
-    const ThreadBoxes<T> mine = load_boxes(in.anchors_of(image), in.anchor_count);
-    BestOfBoth<T> visitor(mine, in.offsets[image], highest);
+    const WarpBoxes<T> mine = load_boxes(in.anchors_of(image), in.anchor_count, share);
+    BestOfBoth<T> visitor(mine, in.offsets[image], low, highest);
     walk_truths(in.truths, in.offsets[image], in.offsets[image + 1], mine, tile, visitor);
-    for (int k = 0; k < kMatchBoxes; ++k) {
-      if (box_index(k) >= in.anchor_count) continue;
+    if (slices > 1) merge_slices(visitor, slices, bests);
+    for (int k = 0; k < kMatchBoxes<T>; ++k) {
+      if (share.slice > 0 || share.box(k) >= in.anchor_count) continue;
       const int64_t index = visitor.index[k];
       const int64_t result = visitor.best[k] < low ? kBackground : visitor.best[k] < high ? kBetween : index;
-      out[image * in.anchor_count + box_index(k)] = keep_index ? (index << 32) | (result & UINT32_MAX) : result;
+      out[image * in.anchor_count + share.box(k)] = keep_index ? (index << 32) | (result & UINT32_MAX) : result;
     }
   }
 }
@@ -86,19 +115,17 @@ __global__ void __launch_bounds__(kMatchThreads)
 // Anchors that have the best IoU of a ground truth. NaN counts: an anchor that has it is matched already, and stays so.
 template <typename T>
 struct HasBest : Visitor<T> {
-  const ThreadBoxes<T>& mine;
+  const WarpBoxes<T>& mine;
   const Rank<T>* const highest;  // [G]
-  bool equal[kMatchBoxes] = {};
+  bool equal[kMatchBoxes<T>] = {};
 
-  __device__ HasBest(const ThreadBoxes<T>& mine, const Rank<T>* highest) : mine(mine), highest(highest) {}
+  __device__ HasBest(const WarpBoxes<T>& mine, const Rank<T>* highest) : mine(mine), highest(highest) {}
 
   __device__ Rank<T> rank(int64_t truth) const { return highest[truth]; }
-  __device__ bool skips(Rank<T>& rank) const { return rank > 0; }
-  __device__ bool has(const TruthTile<T>& tile, int i, int k) const {
-    return rank_of(iou(tile.box[i], tile.area[i], mine.box[k], mine.area[k])) == tile.rank[i];
-  }
+  __device__ Rank<T> needed(Rank<T> rank) const { return rank; }
+  template <bool plain>
   __device__ void meet(const TruthTile<T>& tile, int i, int64_t) {
-    for (int k = 0; k < kMatchBoxes; ++k) equal[k] |= has(tile, i, k);
+    for (int k = 0; k < kMatchBoxes<T>; ++k) equal[k] |= rank_of_pair<plain>(tile, i, mine, k) == tile.rank[i];
   }
 };
 
@@ -107,13 +134,14 @@ template <typename T>
 __global__ void __launch_bounds__(kMatchThreads)
     restore_kernel(AnchorsAndTruths<T> in, const Rank<T>* highest, int64_t* out) {
   __shared__ TruthTile<T> tile;
+  const WarpShare share = share_of_warp<T>(1);
   for (int64_t image = blockIdx.y; image < in.images; image += gridDim.y) {
-    const ThreadBoxes<T> mine = load_boxes(in.anchors_of(image), in.anchor_count);
+    const WarpBoxes<T> mine = load_boxes(in.anchors_of(image), in.anchor_count, share);
     HasBest<T> visitor(mine, highest);
     walk_truths(in.truths, in.offsets[image], in.offsets[image + 1], mine, tile, visitor);
-    for (int k = 0; k < kMatchBoxes; ++k) {
-      if (box_index(k) >= in.anchor_count) continue;
-      int64_t* result = out + image * in.anchor_count + box_index(k);
+    for (int k = 0; k < kMatchBoxes<T>; ++k) {
+      if (share.box(k) >= in.anchor_count) continue;
+      int64_t* result = out + image * in.anchor_count + share.box(k);
       *result = visitor.equal[k] ? *result >> 32 : static_cast<int32_t>(*result);
     }
   }
@@ -122,16 +150,21 @@ __global__ void __launch_bounds__(kMatchThreads)
 // The first anchor that has the best IoU of each ground truth, NaN counting as the best.
 template <typename T>
 struct FirstBest : HasBest<T> {
-  const int64_t last;    // anchor
   int32_t* const first;  // [G]
+  int32_t index[kMatchBoxes<T>];
 
-  __device__ FirstBest(const ThreadBoxes<T>& mine, const Rank<T>* highest, int64_t anchor_count, int32_t* first)
-      : HasBest<T>(mine, highest), last(anchor_count - 1), first(first) {}
+  __device__ FirstBest(const WarpBoxes<T>& mine, const Rank<T>* highest, int64_t anchor_count, int32_t* first)
+      : HasBest<T>(mine, highest), first(first) {
+    for (int k = 0; k < kMatchBoxes<T>; ++k) {
+      index[k] = static_cast<int32_t>(minimum(mine.share.box(k), anchor_count - 1));
+    }
+  }
 
+  template <bool plain>
   __device__ void meet(const TruthTile<T>& tile, int i, int64_t truth) {
     int32_t anchor = INT32_MAX;
-    for (int k = kMatchBoxes - 1; k >= 0; --k) {
-      anchor = this->has(tile, i, k) ? static_cast<int32_t>(minimum(box_index(k), last)) : anchor;
+    for (int k = kMatchBoxes<T> - 1; k >= 0; --k) {
+      anchor = rank_of_pair<plain>(tile, i, this->mine, k) == tile.rank[i] ? index[k] : anchor;
     }
     anchor = -warp_highest(-anchor);
     if (threadIdx.x % kWarp == 0 && anchor != INT32_MAX) atomicMin(first + truth, anchor);
@@ -143,7 +176,7 @@ __global__ void __launch_bounds__(kMatchThreads)
     first_best_kernel(AnchorsAndTruths<T> in, const Rank<T>* highest, int32_t* first) {
   __shared__ TruthTile<T> tile;
   for (int64_t image = blockIdx.y; image < in.images; image += gridDim.y) {
-    const ThreadBoxes<T> mine = load_boxes(in.anchors_of(image), in.anchor_count);
+    const WarpBoxes<T> mine = load_boxes(in.anchors_of(image), in.anchor_count, share_of_warp<T>(1));
     FirstBest<T> visitor(mine, highest, in.anchor_count, first);
     walk_truths(in.truths, in.offsets[image], in.offsets[image + 1], mine, tile, visitor);
   }
@@ -167,6 +200,20 @@ __global__ void __launch_bounds__(kMatchThreads)
   }
 }
 
+// How many warps share the ground truths of the same anchors: where there are too few warps to fill the GPU, and a warp
+// would be alone for long with anchors that all ground truths overlap.
+template <typename T>
+int slices_of(int64_t anchor_count, int64_t images, int64_t truths) {
+  constexpr int kWarpsToFill = 4 * 32;  // of a multiprocessor; some have little to do
+  const int64_t warps = images * ((anchor_count + kWarpBoxes<T> - 1) / kWarpBoxes<T>);
+  int slices = 1;
+  while (slices < kMatchWarps && truths > images * slices * kWarp &&
+         warps * slices < int64_t{kWarpsToFill} * multiprocessors()) {
+    slices *= 2;
+  }
+  return slices;
+}
+
 template <typename T>
 void match_anchors_launch(const Tensor& anchors, const Tensor& gt_boxes, const std::optional<Tensor>& counts,
                           double high, double low, MatchMode mode, Tensor& out, cudaStream_t stream) {
@@ -187,9 +234,10 @@ void match_anchors_launch(const Tensor& anchors, const Tensor& gt_boxes, const s
                                reinterpret_cast<const Box<T>*>(truths.const_data_ptr<T>()),
                                offsets.const_data_ptr<int64_t>()};
   int64_t* results = out.mutable_data_ptr<int64_t>();
-  const dim3 grid = match_grid(anchor_count, in.images), block(kMatchThreads);
-  launch(match_kernel<T>, grid, block, 0, stream, in, rank_of(static_cast<T>(high)), rank_of(static_cast<T>(low)),
-         restores, ranks, results);
+  const dim3 grid = match_grid<T>(anchor_count, in.images), block(kMatchThreads);
+  const int slices = slices_of<T>(anchor_count, in.images, total);
+  launch(match_kernel<T>, match_grid<T>(anchor_count, in.images, slices), block, 0, stream, in, slices,
+         rank_of(static_cast<T>(high)), rank_of(static_cast<T>(low)), restores, ranks, results);
   if (restores) launch(restore_kernel<T>, grid, block, 0, stream, in, ranks, results);
   if (!forces) return;
   launch(first_best_kernel<T>, grid, block, 0, stream, in, ranks, firsts);

@@ -1,7 +1,7 @@
-// What match_anchors.cu and match_cells.cu share. A block has 512 boxes of an image in registers and walks over the
-// ground truths of that image, a tile in shared memory after another. Boxes that follow each other lie side by side in
-// the picture, so most ground truths are apart from all 128 boxes of a warp: 32 of them are tested at once, one a lane,
-// and only the others are met. Included after cuda_utils.cuh.
+// What match_anchors.cu and match_cells.cu share: the walk of a warp, which has 64 boxes of an image in registers, over
+// the ground truths of that image, which lie in shared memory. Boxes that follow each other lie side by side in the
+// picture and have like sizes, so that most ground truths have no IoU worth knowing with any of a warp's: 32 ground
+// truths are tested at once, one a lane, and only the others are met. Included after cuda_utils.cuh.
 #pragma once
 
 #include <limits>
@@ -14,9 +14,14 @@ namespace {
 
 constexpr int kWarp = 32;
 constexpr unsigned kAllLanes = 0xffffffffu;
-constexpr int kMatchThreads = 128;  // as many ground truths in a tile: one a thread to load
-constexpr int kMatchBoxes = 4;  // a thread: a ground truth read from shared memory serves four pairs
-constexpr int kBlockBoxes = kMatchThreads * kMatchBoxes;
+constexpr int kMatchThreads = 256;  // as many ground truths in a tile: one a thread to load
+constexpr int kMatchWarps = kMatchThreads / kWarp;
+// Of a thread: a ground truth read from shared memory serves them all. In double more than one spills registers around
+// the division.
+template <typename T>
+constexpr int kMatchBoxes = sizeof(T) == 8 ? 1 : 2;
+template <typename T>
+constexpr int kWarpBoxes = kWarp * kMatchBoxes<T>;
 constexpr unsigned kMostGridRows = 65535;
 
 __device__ inline void raise_to(int32_t* at, int32_t value) { atomicMax(at, value); }
@@ -70,44 +75,73 @@ __global__ void __launch_bounds__(kMatchThreads)
   if (threadIdx.x == kMatchThreads - 1) offsets[images] = minimum(at, total);
 }
 
-// Those of one thread; `around` and `plain` are of the whole warp.
-template <typename T>
-struct ThreadBoxes {
-  Box<T> box[kMatchBoxes];
-  T area[kMatchBoxes];
-  Box<T> around;
-  bool plain;
+// Which boxes of an image a warp has, and which of the ground truths: `slices` warps with the same boxes share them.
+struct WarpShare {
+  int64_t first_box;
+  int slice, slices;
+
+  // Lanes have neighbours.
+  __device__ int64_t box(int k) const { return first_box + k * kWarp + threadIdx.x % kWarp; }
 };
 
-// Index of a thread's box k in its image; lanes have neighbours.
-__device__ inline int64_t box_index(int k) {
-  const unsigned warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp;
-  return static_cast<int64_t>(blockIdx.x) * kBlockBoxes + (warp * kMatchBoxes + k) * kWarp + lane;
+// From the last box to the first: coarse levels come last and have the most to do, so they start first.
+template <typename T>
+__device__ WarpShare share_of_warp(int slices) {
+  const int warp = static_cast<int>(threadIdx.x) / kWarp, groups = kMatchWarps / slices;
+  const int64_t group = static_cast<int64_t>(gridDim.x - 1 - blockIdx.x) * groups + warp / slices;
+  return {group * kWarpBoxes<T>, warp % slices, slices};
 }
 
-// What is left of the last block repeats the last box, which changes no maximum.
+// Those of one thread, and what is known of all of the warp's.
 template <typename T>
-__device__ ThreadBoxes<T> load_boxes(const T* boxes,  // [count, 4]
-                                     int64_t count) {
-  ThreadBoxes<T> mine;
+struct WarpBoxes {
+  WarpShare share;
+  Box<T> box[kMatchBoxes<T>];
+  T area[kMatchBoxes<T>];
+  Box<T> around;
+  T least_area, most_area;
+  bool plain;
+
+  // With every one of them a ground truth has an IoU of at most this, if all are plain: the overlap is at most the
+  // lesser area, the union at least the greater. The margins are for rounding.
+  __device__ T highest_iou(const Box<T>& truth, T truth_area) const {
+    if (apart(around, truth)) return T(0);
+    const T ratio = truth_area < least_area  ? truth_area / least_area
+                    : truth_area > most_area ? most_area / truth_area
+                                             : T(1);
+    return ratio * T(1.001) + std::numeric_limits<T>::min();
+  }
+};
+
+// What is left of the last warp's repeats the last box, which changes no maximum.
+template <typename T>
+__device__ WarpBoxes<T> load_boxes(const T* boxes,  // [count, 4]
+                                   int64_t count, const WarpShare& share) {
+  WarpBoxes<T> mine;
+  mine.share = share;
   bool plain = true;
-  for (int k = 0; k < kMatchBoxes; ++k) {
-    const T* b = boxes + 4 * minimum(box_index(k), count - 1);
+  for (int k = 0; k < kMatchBoxes<T>; ++k) {
+    const T* b = boxes + 4 * minimum(share.box(k), count - 1);
     mine.box[k] = {b[0], b[1], b[2], b[3]};
     mine.area[k] = area(mine.box[k]);
     plain = plain && is_plain(mine.box[k], mine.area[k]);
   }
   Box<T> around = mine.box[0];
-  const auto widen = [&around](const Box<T>& b) {
+  T least = mine.area[0], most = mine.area[0];
+  const auto widen = [&](const Box<T>& b, T least_area, T most_area) {
     around = {minimum(around.x1, b.x1), minimum(around.y1, b.y1), maximum(around.x2, b.x2), maximum(around.y2, b.y2)};
+    least = minimum(least, least_area);
+    most = maximum(most, most_area);
   };
-  for (int k = 1; k < kMatchBoxes; ++k) widen(mine.box[k]);
+  for (int k = 1; k < kMatchBoxes<T>; ++k) widen(mine.box[k], mine.area[k], mine.area[k]);
   for (int flip = kWarp / 2; flip > 0; flip /= 2) {
-    const Box<T> b = around;
-    widen({__shfl_xor_sync(kAllLanes, b.x1, flip), __shfl_xor_sync(kAllLanes, b.y1, flip),
-           __shfl_xor_sync(kAllLanes, b.x2, flip), __shfl_xor_sync(kAllLanes, b.y2, flip)});
+    const auto other = [flip](T value) { return __shfl_xor_sync(kAllLanes, value, flip); };
+    const Box<T> b{other(around.x1), other(around.y1), other(around.x2), other(around.y2)};
+    widen(b, other(least), other(most));
   }
   mine.around = around;
+  mine.least_area = least;
+  mine.most_area = most;
   mine.plain = __all_sync(kAllLanes, plain);
   return mine;
 }
@@ -119,40 +153,57 @@ struct TruthTile {
   Rank<T> rank[kMatchThreads];  // the visitor's
 };
 
-// A visitor with nothing to do but to meet: void meet(const TruthTile<T>& tile, int i, int64_t index), `index` of the
-// ground truth among those of all images, in rising order.
+// The rank of the IoU of ground truth i of a tile with box k of a thread.
+template <bool plain, typename T>
+__device__ Rank<T> rank_of_pair(const TruthTile<T>& tile, int i, const WarpBoxes<T>& mine, int k) {
+  if (plain) return rank_of_positive(plain_iou(tile.box[i], tile.area[i], mine.box[k], mine.area[k]));
+  return rank_of(iou(tile.box[i], tile.area[i], mine.box[k], mine.area[k]));
+}
+
+// What a visitor may leave as it is. It has besides:
+//   Rank<T> needed(Rank<T> rank): less than this rank is no news, `rank` being the tile's;
+//   template <bool plain> void meet(TruthTile<T>& tile, int i, int64_t truth): `truth` is its index among those of all
+//   images; they come in rising order.
 template <typename T>
 struct Visitor {
-  __device__ Rank<T> rank(int64_t index) const { return 0; }  // for the tile
-  __device__ void start(int64_t first, bool plain) {}  // of a tile; plain: its IoUs with the warp are in [0, 1]
-  __device__ bool skips(Rank<T>& rank) const { return true; }  // whether an IoU of 0 with the whole warp is no news
-  __device__ void finish(int64_t index, Rank<T> rank) const {}
+  __device__ Rank<T> rank(int64_t truth) const { return 0; }  // for the tile
+  __device__ void start(int64_t first, bool plain) {}  // of a tile
+  __device__ void skip(Rank<T>& rank) const {}  // in place of meeting: less than needed
+  __device__ void finish(int64_t truth, const Rank<T>& rank) const {}
 };
 
+// The threads of a block have ground truths of the same image.
 template <typename T, typename V>
-__device__ void walk_truths(const Box<T>* truths, int64_t begin, int64_t end, const ThreadBoxes<T>& mine,
+__device__ void walk_truths(const Box<T>* truths, int64_t begin, int64_t end, const WarpBoxes<T>& mine,
                             TruthTile<T>& tile, V& visitor) {
   const int thread = static_cast<int>(threadIdx.x), lane = thread % kWarp;
   for (int64_t first = begin; first < end; first += kMatchThreads) {
     const int count = static_cast<int>(minimum(end - first, int64_t{kMatchThreads}));
-    bool plain = true;
+    bool all_plain = true;
     if (thread < count) {
       const Box<T> box = truths[first + thread];
       const T box_area = area(box);
       tile.box[thread] = box;
       tile.area[thread] = box_area;
       tile.rank[thread] = visitor.rank(first + thread);
-      plain = is_plain(box, box_area) && box_area > T(0);
+      all_plain = is_plain(box, box_area) && box_area > T(0);
     }
-    plain = __syncthreads_and(plain) && mine.plain;
+    const bool plain = __syncthreads_and(all_plain) && mine.plain;
     visitor.start(first, plain);
-    for (int group = 0; group < count; group += kWarp) {
+    for (int group = mine.share.slice * kWarp; group < count; group += mine.share.slices * kWarp) {
       const int i = group + lane;
       bool met = i < count;
-      if (met && plain && apart(mine.around, tile.box[i])) met = !visitor.skips(tile.rank[i]);
+      if (met && plain) {
+        met = rank_of_positive(mine.highest_iou(tile.box[i], tile.area[i])) >= visitor.needed(tile.rank[i]);
+        if (!met) visitor.skip(tile.rank[i]);
+      }
       for (unsigned left = __ballot_sync(kAllLanes, met); left != 0; left &= left - 1) {
         const int next = group + __ffs(static_cast<int>(left)) - 1;
-        visitor.meet(tile, next, first + next);
+        if (plain) {
+          visitor.template meet<true>(tile, next, first + next);
+        } else {
+          visitor.template meet<false>(tile, next, first + next);
+        }
       }
     }
     __syncthreads();
@@ -160,8 +211,10 @@ __device__ void walk_truths(const Box<T>* truths, int64_t begin, int64_t end, co
   }
 }
 
-inline dim3 match_grid(int64_t boxes, int64_t images) {
-  return dim3(static_cast<unsigned>((boxes + kBlockBoxes - 1) / kBlockBoxes),
+template <typename T>
+dim3 match_grid(int64_t boxes, int64_t images, int slices = 1) {
+  const int64_t of_block = kMatchWarps / slices * kWarpBoxes<T>;
+  return dim3(static_cast<unsigned>((boxes + of_block - 1) / of_block),
               static_cast<unsigned>(minimum(images, int64_t{kMostGridRows})));
 }
 

@@ -25,28 +25,33 @@ struct PriorMask {
 // Boxes that overlap a ground truth more than the threshold; NaN is not more.
 template <typename T>
 struct Above : Visitor<T> {
-  const ThreadBoxes<T>& mine;
-  const T threshold;  // not negative, so that an IoU of 0 is no news
-  bool above[kMatchBoxes] = {};
+  const WarpBoxes<T>& mine;
+  const Rank<T> threshold;  // not negative
+  bool above[kMatchBoxes<T>] = {};
 
-  __device__ Above(const ThreadBoxes<T>& mine, T threshold) : mine(mine), threshold(threshold) {}
+  __device__ Above(const WarpBoxes<T>& mine, Rank<T> threshold) : mine(mine), threshold(threshold) {}
 
+  __device__ Rank<T> needed(Rank<T>) const { return threshold + 1; }
+  template <bool plain>
   __device__ void meet(const TruthTile<T>& tile, int i, int64_t) {
-    for (int k = 0; k < kMatchBoxes; ++k) {
-      above[k] |= iou(tile.box[i], tile.area[i], mine.box[k], mine.area[k]) > threshold;
+    for (int k = 0; k < kMatchBoxes<T>; ++k) {
+      const Rank<T> rank = rank_of_pair<plain>(tile, i, mine, k);
+      above[k] |= rank > threshold && rank != std::numeric_limits<Rank<T>>::max();
     }
   }
 };
 
 template <typename T>
-__global__ void __launch_bounds__(kMatchThreads) ignore_kernel(CellMatching<T> in, T threshold, int64_t* matches) {
+__global__ void __launch_bounds__(kMatchThreads)
+    ignore_kernel(CellMatching<T> in, Rank<T> threshold, int64_t* matches) {
   __shared__ TruthTile<T> tile;
+  const WarpShare share = share_of_warp<T>(1);
   for (int64_t image = blockIdx.y; image < in.images; image += gridDim.y) {
-    const ThreadBoxes<T> mine = load_boxes(in.predictions + 4 * image * in.rows, in.rows);
+    const WarpBoxes<T> mine = load_boxes(in.predictions + 4 * image * in.rows, in.rows, share);
     Above<T> visitor(mine, threshold);
     walk_truths(in.truths, in.offsets[image], in.offsets[image + 1], mine, tile, visitor);
-    for (int k = 0; k < kMatchBoxes; ++k) {
-      if (box_index(k) < in.rows) matches[image * in.rows + box_index(k)] = visitor.above[k] ? kIgnored : kBackground;
+    for (int k = 0; k < kMatchBoxes<T>; ++k) {
+      if (share.box(k) < in.rows) matches[image * in.rows + share.box(k)] = visitor.above[k] ? kIgnored : kBackground;
     }
   }
 }
@@ -142,7 +147,8 @@ void match_cells_launch(const Tensor& predictions, const Tensor& gt_boxes, const
                            offsets.const_data_ptr<int64_t>()};
   int64_t* results = matches.mutable_data_ptr<int64_t>();
   const dim3 block(kMatchThreads);
-  launch(ignore_kernel<T>, match_grid(rows, images), block, 0, stream, in, static_cast<T>(ignore_threshold), results);
+  launch(ignore_kernel<T>, match_grid<T>(rows, images), block, 0, stream, in, rank_of(static_cast<T>(ignore_threshold)),
+         results);
   if (total == 0) return;
   launch(assign_kernel<T>, dim3(static_cast<unsigned>((total + kMatchThreads - 1) / kMatchThreads)), block, 0, stream,
          in, mode, shapes ? reinterpret_cast<const Shape<T>*>(shapes->const_data_ptr<T>()) : nullptr,

@@ -23,6 +23,15 @@ PYDET_HD bool apart(const Box<T>& around, const Box<T>& truth) {
   return around.x1 >= truth.x2 || around.x2 <= truth.x1 || around.y1 >= truth.y2 || around.y2 <= truth.y1;
 }
 
+// Their IoU to the last bit. Where nothing is NaN a minimum is one instruction of a GPU and not two.
+template <typename T>
+PYDET_HD T plain_iou(const Box<T>& a, T area_a, const Box<T>& b, T area_b) {
+  const T width = std::fmax(std::fmin(a.x2, b.x2) - std::fmax(a.x1, b.x1), T(0));
+  const T height = std::fmax(std::fmin(a.y2, b.y2) - std::fmax(a.y1, b.y1), T(0));
+  const T overlap = width * height;
+  return overlap / (area_a + area_b - overlap);
+}
+
 // Width and height of a box or of a prior, which has no place.
 template <typename T>
 struct Shape {
