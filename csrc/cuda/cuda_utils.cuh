@@ -1,6 +1,8 @@
 // What every CUDA entry needs: the tensor's device, torch's current stream, a launch that is checked.
-// tests/cuda_on_cpu/cuda_utils.cuh is the same for the CPU: what is added here is added there.
-#pragma once
+// tests/cuda_on_cpu/cuda_utils.cuh is the same for the CPU, included first there and with this guard, so that this file
+// is empty then. What is added here is added there.
+#ifndef PYDET_CUDA_UTILS
+#define PYDET_CUDA_UTILS
 
 #include <cuda_runtime.h>
 #include <torch/csrc/inductor/aoti_torch/c/shim.h>
@@ -43,6 +45,12 @@ inline int multiprocessors() {
   extern __shared__ uint4 pydet_dynamic_shared[]; \
   T* const name = reinterpret_cast<T*>(pydet_dynamic_shared)
 
+// Of what other threads change with atomic operations at the same time: a value that it has or had.
+template <typename T>
+__device__ T relaxed_load(const T* address) {
+  return *static_cast<const volatile T*>(address);
+}
+
 // launch(kernel, grid, block, shared bytes, stream, arguments...): the one way kernels are started. Every GPU has 64
 // KiB of dynamic shared memory for a block; more than 48 must be asked for.
 template <typename... Params, typename... Args>
@@ -59,3 +67,5 @@ inline void launch(void (*kernel)(Params...), dim3 grid, dim3 block, size_t shar
 using torch::stable::accelerator::DeviceGuard;
 
 }  // namespace pydet
+
+#endif  // PYDET_CUDA_UTILS

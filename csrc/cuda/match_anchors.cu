@@ -1,5 +1,3 @@
-#include "cuda_utils.cuh"
-// after the one that it builds on
 #include "match_anchors.cuh"
 
 namespace pydet {
@@ -45,9 +43,6 @@ struct BestOfBoth : Visitor<T> {
     for (int k = 0; k < kMatchBoxes<T>; ++k)
       keep_better(k, 0, static_cast<int32_t>(first - begin), plain && best[k] < 0);
   }
-  __device__ void skip(Rank<T>& rank) const {
-    if (highest != nullptr && rank < 0) raise_to(&rank, 0);
-  }
   template <bool plain>
   __device__ void meet(TruthTile<T>& tile, int i, int64_t truth) {
     Rank<T> most = std::numeric_limits<Rank<T>>::min();
@@ -58,10 +53,12 @@ struct BestOfBoth : Visitor<T> {
     }
     if (highest == nullptr) return;
     most = warp_highest(most);
-    if (threadIdx.x % kWarp == 0 && most > tile.rank[i]) raise_to(&tile.rank[i], most);
+    if (threadIdx.x % kWarp == 0) raise_to(&tile.rank[i], most);
   }
-  __device__ void finish(int64_t truth, const Rank<T>& rank) const {
-    if (highest != nullptr && rank > highest[truth]) raise_to(highest + truth, rank);
+  __device__ void finish(int64_t truth, Rank<T> rank, bool some_plain) const {
+    if (highest == nullptr) return;
+    rank = some_plain ? maximum(rank, Rank<T>(0)) : rank;
+    if (rank > relaxed_load(highest + truth)) raise_to(highest + truth, rank);
   }
 };
 

@@ -1,13 +1,14 @@
 // What match_anchors.cu and match_cells.cu share: the walk of a warp, which has 64 boxes of an image in registers, over
 // the ground truths of that image, which lie in shared memory. Boxes that follow each other lie side by side in the
 // picture and have like sizes, so that most ground truths have no IoU worth knowing with any of a warp's: 32 ground
-// truths are tested at once, one a lane, and only the others are met. Included after cuda_utils.cuh.
+// truths are tested at once, one a lane, and only the others are met.
 #pragma once
 
 #include <limits>
 
 #include "../checks/match_anchors.h"
 #include "../math/match_anchors.h"
+#include "cuda_utils.cuh"
 
 namespace pydet {
 namespace {
@@ -168,8 +169,8 @@ template <typename T>
 struct Visitor {
   __device__ Rank<T> rank(int64_t truth) const { return 0; }  // for the tile
   __device__ void start(int64_t first, bool plain) {}  // of a tile
-  __device__ void skip(Rank<T>& rank) const {}  // in place of meeting: less than needed
-  __device__ void finish(int64_t truth, const Rank<T>& rank) const {}
+  // After a tile; some_plain: some of the block's boxes have an IoU of at least 0 with each of its ground truths.
+  __device__ void finish(int64_t truth, Rank<T> rank, bool some_plain) const {}
 };
 
 // The threads of a block have ground truths of the same image.
@@ -195,7 +196,6 @@ __device__ void walk_truths(const Box<T>* truths, int64_t begin, int64_t end, co
       bool met = i < count;
       if (met && plain) {
         met = rank_of_positive(mine.highest_iou(tile.box[i], tile.area[i])) >= visitor.needed(tile.rank[i]);
-        if (!met) visitor.skip(tile.rank[i]);
       }
       for (unsigned left = __ballot_sync(kAllLanes, met); left != 0; left &= left - 1) {
         const int next = group + __ffs(static_cast<int>(left)) - 1;
@@ -206,8 +206,8 @@ __device__ void walk_truths(const Box<T>* truths, int64_t begin, int64_t end, co
         }
       }
     }
-    __syncthreads();
-    if (thread < count) visitor.finish(first + thread, tile.rank[thread]);
+    const bool some_plain = __syncthreads_or(plain);
+    if (thread < count) visitor.finish(first + thread, tile.rank[thread], some_plain);
   }
 }
 

@@ -1,5 +1,3 @@
-#include "cuda_utils.cuh"
-// after the one that it builds on
 #include "match_anchors.cuh"
 
 #include <tuple>
