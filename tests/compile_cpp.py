@@ -19,7 +19,7 @@ FLAGS = ["-std=c++17", "-O2", "-fPIC", "-shared", "-ffp-contract=off", "-fno-mat
 
 
 def _contents(command: list[str], read: list[Path]) -> str:
-    contents = hashlib.sha256(" ".join(command).encode())
+    contents = hashlib.sha256(shlex.join(command).encode())
     for path in read:
         contents.update(path.read_bytes() if path.exists() else b"gone")
     return contents.hexdigest()
@@ -30,7 +30,7 @@ def compile_cpp(folder: Path, output: str, source: Path, flags: list[str]) -> Pa
     compiler = shlex.split(os.environ.get("CXX", "c++"))
     if shutil.which(compiler[0]) is None:
         pytest.skip(f"no C++ compiler: {compiler[0]} was not found")
-    command = [*compiler, *FLAGS, f"-I{CSRC}", str(source), *flags]
+    command = [*compiler, *FLAGS, f"-I{CSRC}", "-xc++", str(source), "-xnone", *flags]  # -x: a .cu too
     library, stamp = folder / output, folder / f"{output}.built-from"
     if library.exists() and stamp.exists():
         built_from, *read = stamp.read_text().splitlines()
@@ -38,9 +38,9 @@ def compile_cpp(folder: Path, output: str, source: Path, flags: list[str]) -> Pa
             return library
     # Linked under another name and moved: a run beside this one never loads half a file.
     partial, depends = folder / f"{output}.{os.getpid()}", folder / f"{output}.{os.getpid()}.d"
-    done = subprocess.run(
-        [*command, "-MMD", "-MF", str(depends), "-o", str(partial)], capture_output=True, text=True, check=False
-    )
+    into = ["-MMD", "-MF", str(depends), "-o", str(partial)]
+    environment = {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"}  # that of a sanitizer
+    done = subprocess.run([*command, *into], env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, f"{source.name} does not compile:\n{done.stderr}"
     read = re.split(r"(?<!\\)\s+", depends.read_text().replace("\\\n", " ").split(": ", 1)[1].strip())
     depends.unlink()

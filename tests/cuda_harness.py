@@ -1,4 +1,4 @@
-"""The operators of csrc/cuda/ on the CPU: compiled by g++ against tests/cuda_on_cpu/, called instead of the CPU kernels.
+"""The operators of csrc/cuda/ on the CPU: compiled by g++ against tests/cuda_on_cpu/, called for the CPU kernels.
 
 See tests/test_cuda_on_cpu.py for what is tested with it.
 """
@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import ctypes
 import functools
-import importlib
 import os
 import re
+import subprocess
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 from compile_cpp import CSRC, compile_cpp
-from op_cases import OP_CASES, OpCase
+from op_cases import OP_CASES
 from torch.utils._python_dispatch import TorchDispatchMode
 
 HERE = Path(__file__).parent
@@ -25,7 +25,16 @@ HARNESS = HERE / "cuda_on_cpu"
 NAMESPACE = "pydet_cuda_on_cpu"
 SOURCES = sorted((CSRC / "cuda").glob("*.cu"))
 SANITIZED = os.environ.get("PYDET_TEST_SANITIZED") == "1"
-SANITIZERS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer", "-g", "-O1"]
+# The compiler has the one or the other. For the first, race_check.cpp serves instead of libtsan, which is left out.
+RACES = ["-fsanitize=thread", "-g1", "-O1", "-nodefaultlibs", "-lstdc++", "-lm", "-lc", "-lgcc_s"]
+# Not what AddressSanitizer finds as well and takes as long again to compile.
+MEMORY = [
+    "-fsanitize=address,undefined",
+    "-fno-sanitize=null,vptr,object-size",
+    "-fno-sanitize-recover=all",
+    "-g1",
+    "-O1",
+]
 
 
 def registered(source: Path) -> list[str]:
@@ -38,26 +47,30 @@ REGISTERED = [name for source in SOURCES for name in registered(source)]
 CASES = [c for c in OP_CASES if c.name in REGISTERED or c.stem in {source.stem for source in SOURCES}]
 
 
-def inputs_of(case: OpCase, size: int, dtype: torch.dtype) -> list[tuple[Any, ...]]:
-    """Those of the registry, and those of tests/more_inputs/<operator>.py where there is such a file."""
-    more = HERE / "more_inputs" / f"{case.name}.py"
-    found = [case.inputs(size, dtype=dtype)]
-    if more.exists():
-        found += importlib.import_module(f"more_inputs.{case.name}").inputs(size, dtype)
-    return found
-
-
 def compile_source(folder: Path, source: Path) -> Path:
     """A shared library of a .cu file, which registers its operators as CPU operators of NAMESPACE."""
-    kind = "_sanitized" * SANITIZED
-    runtime = compile_cpp(folder, "libcuda_on_cpu.so", HARNESS / "runtime.cpp", [])
-    # Beside nothing: a quoted include is looked for there first, and would find the real cuda_utils.cuh.
-    copy = folder / f"{source.stem}_cuda_on_cpu.cpp"
-    copy.write_text(f'#line 1 "{source.name}"\n' + source.read_text())
+    races = compile_cpp(folder, "librace_check.so", HARNESS / "race_check.cpp", ["-ldl"])
+    runtime = compile_cpp(folder, "libcuda_on_cpu.so", HARNESS / "runtime.cpp", [str(races)])
     torch_folder = Path(torch.__file__).parent
-    flags = [f"-I{HARNESS}", f"-I{CSRC / 'cuda'}", f"-isystem{torch_folder / 'include'}"]
-    flags += ["-DTORCH_TARGET_VERSION=0x020a000000000000", f"-L{torch_folder / 'lib'}", "-ltorch_cpu", str(runtime)]
-    return compile_cpp(folder, f"{source.stem}_cuda_on_cpu{kind}.so", copy, flags + SANITIZERS * SANITIZED)
+    flags = ["-include", str(HARNESS / "cuda_utils.cuh"), f"-isystem{torch_folder / 'include'}"]
+    flags += ["-DTORCH_TARGET_VERSION=0x020a000000000000", f"-L{torch_folder / 'lib'}", "-ltorch_cpu"]
+    flags += [str(races), str(runtime), *(MEMORY if SANITIZED else RACES)]
+    return compile_cpp(folder, f"{source.stem}_cuda_on_cpu{'_sanitized' * SANITIZED}.so", source, flags)
+
+
+@functools.cache
+def sanitized_environment() -> dict[str, str] | None:
+    """Of a process in which the kernels run under the sanitizers, whose runtimes must be loaded before all else."""
+    compiler = os.environ.get("CXX", "c++").split()[-1]
+    runtimes = []
+    for library in ("libasan.so", "libubsan.so"):
+        found = subprocess.run([compiler, f"-print-file-name={library}"], capture_output=True, text=True, check=False)
+        runtimes.append(found.stdout.strip())
+    if not all(Path(path).is_absolute() for path in runtimes):
+        return None
+    environment = {**os.environ, "PYDET_TEST_SANITIZED": "1", "LD_PRELOAD": ":".join(runtimes)}
+    environment["ASAN_OPTIONS"] = "detect_leaks=0"  # Python leaks on purpose
+    return environment
 
 
 class CudaOnCpu(TorchDispatchMode):
@@ -65,20 +78,21 @@ class CudaOnCpu(TorchDispatchMode):
 
     Args:
         folder: for the compiled libraries.
-        sources: .cu files; of the operators that they register, torch.ops.pydet has the schema.
+        sources: .cu files.
+        schemas: of the operators that they register, where torch.ops.pydet does not have them.
 
     Attributes:
         served: names of the operators that were called and served.
     """
 
-    def __init__(self, folder: Path, sources: list[Path] = SOURCES) -> None:
+    def __init__(self, folder: Path, sources: list[Path] = SOURCES, schemas: dict[str, str] | None = None) -> None:
         super().__init__()
         self.names = {name for source in sources for name in registered(source)}
         self.served: set[str] = set()
-        definitions = torch.library.Library(NAMESPACE, "FRAGMENT")
+        self.definitions = torch.library.Library(NAMESPACE, "FRAGMENT")
         for name in self.names:
-            definitions.define(str(getattr(torch.ops.pydet, name).default._schema).removeprefix("pydet::"))
-        self.definitions = definitions
+            schema = (schemas or {}).get(name) or str(getattr(torch.ops.pydet, name).default._schema)
+            self.definitions.define(schema.removeprefix("pydet::"))
         compile_source(folder, sources[0])  # what all need, once
         with ThreadPoolExecutor(int(os.environ.get("MAX_JOBS") or os.cpu_count() or 1)) as pool:
             for library in pool.map(functools.partial(compile_source, folder), sources):
@@ -98,6 +112,12 @@ class CudaOnCpu(TorchDispatchMode):
         self.served.add(name)
         return getattr(getattr(torch.ops, NAMESPACE), name)(*args, **(kwargs or {}))
 
-    def call(self, function: Callable[..., Any], *args: Any) -> Any:
-        with self:
-            return function(*args)
+    def call(self, function: Callable[..., Any], *args: Any, seed: int = 0) -> Any:
+        """function(*args), with new memory full of NaN, so that every output has to be written."""
+        self.order(seed)
+        torch.use_deterministic_algorithms(True)
+        try:
+            with self:
+                return function(*args)
+        finally:
+            torch.use_deterministic_algorithms(False)

@@ -1,6 +1,8 @@
 // What every CUDA entry needs: the tensor's device, torch's current stream, a launch that is checked.
-// tests/cuda_on_cpu/cuda_utils.cuh is the same for the CPU: what is added here is added there.
-#pragma once
+// tests/cuda_on_cpu/cuda_utils.cuh is the same for the CPU, included first there and with this guard, so that this file
+// is empty then. What is added here is added there.
+#ifndef PYDET_CUDA_UTILS
+#define PYDET_CUDA_UTILS
 
 #include <cuda_runtime.h>
 #include <torch/csrc/inductor/aoti_torch/c/shim.h>
@@ -59,3 +61,5 @@ inline void launch(void (*kernel)(Params...), dim3 grid, dim3 block, size_t shar
 using torch::stable::accelerator::DeviceGuard;
 
 }  // namespace pydet
+
+#endif  // PYDET_CUDA_UTILS

@@ -23,7 +23,7 @@ def yolo_decode(inputs: Tensor, anchors: Tensor, image_size: tuple[int, int]) ->
     Returns:
         boxes [B, H * W * A, 4] xyxy in pixels of the network's input, not clipped; objectness [B, H * W * A], its
         sigmoid; scores [B, H * W * A, C], objectness * sigmoid(class). float64 for float64 inputs, else float32.
-        A NaN logit gives NaN in what it enters, and only there. Differentiable; the gradient itself is not.
+        A NaN logit gives NaN in what it enters, and only there. Differentiable, twice.
 
     Raises:
         RuntimeError: a shape, dtype, device or value that is none of the above; the message names it.
@@ -49,11 +49,14 @@ def _setup_context(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
 
 def _backward(ctx, *grads: Tensor):  # type: ignore[no-untyped-def]
     needed = ctx.needs_input_grad[:2]
-    raw, anchors = (t.detach().requires_grad_(n) for t, n in zip(ctx.saved_tensors, needed, strict=True))
+    raw, anchors = ctx.saved_tensors
+    twice = torch.is_grad_enabled()  # the gradient is to be differentiated too
+    if not twice:
+        raw, anchors = (t.detach().requires_grad_(n) for t, n in zip((raw, anchors), needed, strict=True))
     with torch.enable_grad():
         decoded = reference.yolo_decode(raw, anchors, ctx.image_size)
-    wanted = [t for t in (raw, anchors) if t.requires_grad]
-    found = iter(torch.autograd.grad(decoded, wanted, grads, allow_unused=True))
+    wanted = [t for t, n in zip((raw, anchors), needed, strict=True) if n]
+    found = iter(torch.autograd.grad(decoded, wanted, grads, allow_unused=True, create_graph=twice))
     return *(next(found) if n else None for n in needed), None
 
 

@@ -1,6 +1,7 @@
 // Stands in for csrc/cuda/cuda_utils.cuh, so that g++ compiles csrc/cuda/*.cu and their kernels run on the CPU, with
 // runtime.cpp. The functions are registered as CPU operators of another namespace.
-#pragma once
+#ifndef PYDET_CUDA_UTILS
+#define PYDET_CUDA_UTILS
 
 #include <cmath>
 #include <cstdint>
@@ -19,7 +20,13 @@
 #define __launch_bounds__(...)
 #define __align__(n) __attribute__((aligned(n)))
 #define __constant__ static
-#define __shared__ static  // one block runs at a time
+// One block runs at a time, in one thread of the operating system. Thread-local variables lie together, apart from all
+// others; AddressSanitizer does not watch over them.
+#if defined(__SANITIZE_ADDRESS__)
+#define __shared__ static
+#else
+#define __shared__ static thread_local
+#endif
 #define PYDET_DYNAMIC_SHARED(T, name) T* const name = static_cast<T*>(cuda_on_cpu::dynamic_shared())
 
 #undef STABLE_TORCH_LIBRARY_IMPL
@@ -66,7 +73,7 @@ inline int __syncthreads_and(int p, int line = __builtin_LINE()) { return cuda_o
 inline void __syncwarp(unsigned mask = 0xffffffffu, int line = __builtin_LINE()) {
   cuda_on_cpu::warp(cuda_on_cpu::WarpOperation::kSync, mask, 0, 0, line);
 }
-inline void __threadfence() {}
+inline void __threadfence() { cuda_on_cpu::fence(); }
 inline void __threadfence_block() {}
 
 namespace cuda_on_cpu {
@@ -123,25 +130,35 @@ inline unsigned __match_any_sync(unsigned mask, T value, int line = __builtin_LI
 // Nothing promises that more lanes than this one are here.
 inline unsigned __activemask() { return 1u << cuda_on_cpu::lane(); }
 
-// Atomics, with the types that CUDA has them for. One fiber runs at a time: nothing comes between.
-#define PYDET_ATOMIC(name, T, expression)  \
-  inline T name(T* address, T value) {     \
-    const T old = *address;                \
-    *address = static_cast<T>(expression); \
-    return old;                            \
+// Atomics, with the types that CUDA has them for.
+namespace cuda_on_cpu {
+
+template <typename T, typename Change>
+inline T atomic(T* address, const Change& change) {
+  T old, changed;
+  __atomic_load(address, &old, __ATOMIC_RELAXED);
+  do {
+    changed = change(old);
+  } while (!__atomic_compare_exchange(address, &old, &changed, false, __ATOMIC_RELAXED, __ATOMIC_RELAXED));
+  return old;
+}
+
+}  // namespace cuda_on_cpu
+
+#define PYDET_ATOMIC(name, T, expression)                                                       \
+  inline T name(T* address, T value) {                                                          \
+    return cuda_on_cpu::atomic(address, [value](T old) { return static_cast<T>(expression); }); \
   }
-#define PYDET_ATOMICS(T)                                \
-  PYDET_ATOMIC(atomicAdd, T, old + value)               \
-  PYDET_ATOMIC(atomicMax, T, old > value ? old : value) \
-  PYDET_ATOMIC(atomicMin, T, old < value ? old : value) \
-  PYDET_ATOMIC(atomicExch, T, value)                    \
-  PYDET_ATOMIC(atomicAnd, T, old& value)                \
-  PYDET_ATOMIC(atomicOr, T, old | value)                \
-  PYDET_ATOMIC(atomicXor, T, old ^ value)               \
-  inline T atomicCAS(T* address, T compare, T value) {  \
-    const T old = *address;                             \
-    if (old == compare) *address = value;               \
-    return old;                                         \
+#define PYDET_ATOMICS(T)                                                                      \
+  PYDET_ATOMIC(atomicAdd, T, old + value)                                                     \
+  PYDET_ATOMIC(atomicMax, T, old > value ? old : value)                                       \
+  PYDET_ATOMIC(atomicMin, T, old < value ? old : value)                                       \
+  PYDET_ATOMIC(atomicExch, T, (static_cast<void>(old), value))                                \
+  PYDET_ATOMIC(atomicAnd, T, old& value)                                                      \
+  PYDET_ATOMIC(atomicOr, T, old | value)                                                      \
+  PYDET_ATOMIC(atomicXor, T, old ^ value)                                                     \
+  inline T atomicCAS(T* address, T compare, T value) {                                        \
+    return cuda_on_cpu::atomic(address, [=](T old) { return old == compare ? value : old; }); \
   }
 PYDET_ATOMICS(int)
 PYDET_ATOMICS(unsigned)
@@ -150,13 +167,10 @@ PYDET_ATOMIC(atomicMax, long long, old > value ? old : value)
 PYDET_ATOMIC(atomicMin, long long, old < value ? old : value)
 PYDET_ATOMIC(atomicAdd, float, old + value)
 PYDET_ATOMIC(atomicAdd, double, old + value)
-PYDET_ATOMIC(atomicExch, float, value)
+PYDET_ATOMIC(atomicExch, float, (static_cast<void>(old), value))
+PYDET_ATOMIC(atomicInc, unsigned, old >= value ? 0 : old + 1)
 inline unsigned atomicSub(unsigned* address, unsigned value) { return atomicAdd(address, 0u - value); }
-inline unsigned atomicInc(unsigned* address, unsigned last) {
-  const unsigned old = *address;
-  *address = old >= last ? 0 : old + 1;
-  return old;
-}
+inline int atomicSub(int* address, int value) { return atomicAdd(address, -value); }
 #undef PYDET_ATOMICS
 #undef PYDET_ATOMIC
 
@@ -258,7 +272,15 @@ inline int multiprocessors() { return 3; }  // few: a loop over the grid runs mo
 
 template <typename... Params, typename... Args>
 inline void launch(void (*kernel)(Params...), dim3 grid, dim3 block, size_t shared, cudaStream_t, Args... args) {
-  cuda_on_cpu::run(grid, block, shared, [&] { kernel(static_cast<Params>(args)...); });
+#if defined(__SANITIZE_ADDRESS__)
+  const void* const anchor = nullptr;
+#else
+  static thread_local char variable;
+  const void* const anchor = &variable;
+#endif
+  cuda_on_cpu::run(grid, block, shared, anchor, [&] { kernel(static_cast<Params>(args)...); });
 }
 
 }  // namespace pydet
+
+#endif  // PYDET_CUDA_UTILS

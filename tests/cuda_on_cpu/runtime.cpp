@@ -1,5 +1,6 @@
 #include "runtime.h"
 
+#include <link.h>
 #include <sys/mman.h>
 #include <ucontext.h>
 
@@ -13,6 +14,8 @@
 #include <string>
 #include <utility>
 #include <vector>
+
+#include "race_check.h"
 
 // There with AddressSanitizer only, which has to know whose stack it looks at.
 extern "C" __attribute__((weak)) void __sanitizer_start_switch_fiber(void** saved, const void* bottom, size_t size);
@@ -75,8 +78,10 @@ unsigned seed = 0;
 __attribute__((noinline)) void switch_to(Fiber& next) {
   Fiber& previous = *current;
   if (__sanitizer_start_switch_fiber) __sanitizer_start_switch_fiber(&previous.asan, next.stack, next.stack_size);
+  race::end_kernel_code();
   current = &next;
   threadIdx = next.index;
+  if (&next != &scheduler) race::begin_thread(static_cast<unsigned>(&next - fibers));
   if (__builtin_setjmp(previous.jump) == 0) {
     if (next.started || &next == &scheduler) jump_to(next);
     start(next);
@@ -96,7 +101,7 @@ void fiber_main() {
   }
 }
 
-void make_fibers(unsigned count) {
+race::Range make_fibers(unsigned count) {
   static char* const stacks = static_cast<char*>(
       mmap(nullptr, kMaxThreads * kStack, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0));
   if (stacks == MAP_FAILED) throw std::runtime_error("cuda_on_cpu: no memory for the stacks");
@@ -106,6 +111,25 @@ void make_fibers(unsigned count) {
     fibers[t].stack = stacks + t * kStack + kGuard;
     fibers[t].stack_size = kStack - kGuard;
   }
+  return {stacks, kMaxThreads * kStack};
+}
+
+// The thread-local variables of the library that has `anchor` among its own: of a kernel's library, all of __shared__.
+race::Range variables_around(const void* anchor) {
+  struct Search {
+    const void* anchor;
+    race::Range found;
+  } search{anchor, {}};
+  const auto look = [](dl_phdr_info* library, size_t, void* data) {
+    Search& search = *static_cast<Search*>(data);
+    for (int i = 0; library->dlpi_tls_data && i < library->dlpi_phnum; ++i) {
+      const race::Range range{library->dlpi_tls_data, library->dlpi_phdr[i].p_memsz};
+      if (library->dlpi_phdr[i].p_type == PT_TLS && range.contains(search.anchor)) search.found = range;
+    }
+    return 0;
+  };
+  if (anchor) dl_iterate_phdr(look, &search);
+  return search.found;
 }
 
 std::string block_name() {
@@ -177,7 +201,7 @@ uint64_t result_of(const Fiber& fiber, const Fiber* lanes) {
 
 }  // namespace
 
-void run(dim3 grid, dim3 block, size_t shared, const std::function<void()>& thread) {
+void run(dim3 grid, dim3 block, size_t shared, const void* static_shared, const std::function<void()>& thread) {
   std::ostringstream refused;
   if (grid.x < 1 || grid.x > 0x7fffffffu || grid.y < 1 || grid.y > 65535 || grid.z < 1 || grid.z > 65535) {
     refused << "launch: grid of " << grid.x << " x " << grid.y << " x " << grid.z;
@@ -190,7 +214,7 @@ void run(dim3 grid, dim3 block, size_t shared, const std::function<void()>& thre
   if (!refused.str().empty()) throw std::runtime_error(refused.str());
 
   threads = block.x * block.y * block.z;
-  make_fibers(threads);
+  const race::Range stacks = make_fibers(threads), variables = variables_around(static_shared);
   for (unsigned t = 0; t < threads; ++t) {
     fibers[t].index = dim3(t % block.x, t / block.x % block.y, t / block.x / block.y);
     fibers[t].lane = t % kWarp;
@@ -201,13 +225,17 @@ void run(dim3 grid, dim3 block, size_t shared, const std::function<void()>& thre
   kernel = &thread;
   std::mt19937 random(seed);
   std::vector<size_t> order(size_t{grid.x} * grid.y * grid.z);
+  shared_memory.reset(new char[shared]);
+  race::found = [](const std::string& sentence) { give_up(sentence); };
+  race::begin_launch(threads, order.size(), stacks, variables, {shared_memory.get(), shared});
   std::iota(order.begin(), order.end(), size_t{0});
   if (seed) std::shuffle(order.begin(), order.end(), random);
   for (const size_t b : order) {
     blockIdx = dim3(static_cast<unsigned>(b % grid.x), static_cast<unsigned>(b / grid.x % grid.y),
                     static_cast<unsigned>(b / grid.x / grid.y));
-    shared_memory.reset(new char[shared]);
     memset(shared_memory.get(), kGarbage, shared);
+    if (variables.size) memset(const_cast<void*>(variables.begin), kGarbage, variables.size);
+    race::begin_block(b);
     run_block(random);
     if (error.empty()) continue;
     for (Fiber& fiber : fibers) fiber.started = false;  // some are in the middle of the kernel: begin anew
@@ -228,6 +256,7 @@ unsigned barrier(bool predicate, int line) {
   holds += predicate;
   if (++waiting == threads) {
     barrier_result = holds;
+    race::barrier_opened();
     waiting = holds = 0;
     for (unsigned t = 0; t < threads; ++t) fibers[t].state = State::kReady;
   } else {
@@ -267,11 +296,14 @@ uint64_t warp(WarpOperation operation, unsigned mask, uint64_t value, unsigned s
   for (unsigned l = 0; l < kWarp; ++l) {
     if (mask >> l & 1) lanes[l].state = State::kReady;
   }
+  if (operation == WarpOperation::kSync) race::warp_synchronized(self.warp * kWarp, mask);
   switch_to(scheduler);
   return self.result;
 }
 
 unsigned lane() { return current->lane; }
+
+void fence() { race::fence(); }
 
 }  // namespace cuda_on_cpu
 

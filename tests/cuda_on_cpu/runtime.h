@@ -18,8 +18,9 @@ namespace cuda_on_cpu {
 constexpr unsigned kWarp = 32;
 
 // Throws std::runtime_error where the CUDA driver would refuse the launch, or where the threads of a block do not come
-// together: at a barrier that not all of them reach, or at a warp's operation that some lane of its mask never does.
-void run(dim3 grid, dim3 block, size_t shared, const std::function<void()>& thread);
+// together: at a barrier that not all of them reach, or at a warp's operation that some lane of its mask never does, or
+// where two of them race (race_check.h). `static_shared` is any variable of those of the kernel's library, or null.
+void run(dim3 grid, dim3 block, size_t shared, const void* static_shared, const std::function<void()>& thread);
 
 void* dynamic_shared();
 
@@ -34,5 +35,7 @@ enum class WarpOperation { kSync, kShuffle, kBallot, kMatch };
 uint64_t warp(WarpOperation operation, unsigned mask, uint64_t value, unsigned source, int line);
 
 unsigned lane();
+
+void fence();
 
 }  // namespace cuda_on_cpu
