@@ -5,10 +5,10 @@
 // and goes to that place. All pairs do so at once, and neighbours take the same path through the same lines of the
 // cache. A block sorts 1,024 pairs in shared memory (runs of 1, 16 and 256); beyond that a factor of 16 is a launch:
 // two launches sort 16,384 pairs, three 262,144. A radix sort of 64 bits takes eight passes whatever their number is.
-// Included behind cuda_utils.cuh.
 #pragma once
 
 #include "../math/nms.h"
+#include "cuda_utils.cuh"
 
 namespace pydet {
 namespace {

@@ -73,10 +73,6 @@ struct NmsBoxes {
   }
 };
 
-// Other warps write what is read here, in L2: the L1 cache would go on showing the old value.
-__device__ inline int look(const int* address) { return *static_cast<const volatile int*>(address); }
-__device__ inline void put(int* address, int value) { *static_cast<volatile int*>(address) = value; }
-
 __device__ inline NmsNode joined(const NmsNode& a, const NmsNode& b) {
   const unsigned lowest = min(a.segments & 0xffff, b.segments & 0xffff);
   return {min(a.x1, b.x1),
@@ -188,7 +184,7 @@ __device__ int find_suppressor(const NmsBoxes<T>& boxes, unsigned n, int64_t ran
           const unsigned other_rank = boxes.leaf_ranks[leaf];
           if (other_rank < q.rank && suppresses(other, area(other), box, box_area, rule) &&
               (!boxes.segments || boxes.segments[other_rank] == segment)) {
-            state = look(boxes.states + other_rank);
+            state = load_relaxed(boxes.states + other_rank);
             if (state >= kOpen) best = min(best, other_rank);
           }
         }
@@ -207,10 +203,10 @@ __device__ int find_suppressor(const NmsBoxes<T>& boxes, unsigned n, int64_t ran
 template <typename T>
 __device__ int wait_for(const NmsBoxes<T>& boxes, int other, int rank) {
   int* const list = boxes.states + other;
-  int top = look(list);
-  for (int i = 0; i < kLooks && top >= kOpen; ++i) top = look(list);
+  int top = load_relaxed(list);
+  for (int i = 0; i < kLooks && top >= kOpen; ++i) top = load_relaxed(list);
   while (top >= kOpen) {
-    put(boxes.next + rank, top);
+    store_relaxed(boxes.next + rank, top);
     __threadfence();
     const int seen = atomicCAS(list, top, rank);
     if (seen == top) return kOpen;
@@ -225,8 +221,8 @@ __device__ int decide(const NmsBoxes<T>& boxes, int rank, int decision, int rest
   int watcher = atomicExch(boxes.states + rank, decision);
   __threadfence();
   while (watcher != kOpen) {
-    const int after = look(boxes.next + watcher);
-    put(boxes.next + watcher, rest);
+    const int after = load_relaxed(boxes.next + watcher);
+    store_relaxed(boxes.next + watcher, rest);
     rest = watcher;
     watcher = after;
   }
@@ -238,7 +234,7 @@ template <typename T>
 __device__ int keep(const NmsBoxes<T>& boxes, int rank, int rest) {
   int watcher = decide(boxes, rank, kKept, kOpen);
   while (watcher != kOpen) {
-    const int after = look(boxes.next + watcher);
+    const int after = load_relaxed(boxes.next + watcher);
     rest = decide(boxes, watcher, kSuppressed, rest);
     watcher = after;
   }
@@ -261,7 +257,7 @@ __global__ void __launch_bounds__(kResolvers * 32, kResident)
       again = other == kSuppressed;
       if (found == kKept) rest = keep(boxes, rank, rest);
       if (found == kSuppressed || other == kKept) rest = decide(boxes, rank, kSuppressed, rest);
-      if (!again && rest != kOpen) following = look(boxes.next + rest);
+      if (!again && rest != kOpen) following = load_relaxed(boxes.next + rest);
     }
     if (__shfl_sync(kAll, again, 0)) continue;
     rank = __shfl_sync(kAll, rest, 0);
