@@ -86,7 +86,7 @@ Tensor nms_as(const Tensor& boxes, const Tensor& scores, const std::optional<Ten
   auto* const total_data = reinterpret_cast<unsigned long long*>(total.mutable_data_ptr<int64_t>());
   const cudaStream_t stream = current_stream(boxes);
 
-  const Problems problem{1, n, nullptr};
+  const Problems problem{1, n, nullptr, static_cast<unsigned>(n)};
   const NmsRule<T> rule = nms_rule<T>(iou_threshold);
   const uint32_t* order =
       double_scores ? memory.sort_by_score(ScoreKeys<double>{dense_scores.const_data_ptr<double>()}, problem, stream)

@@ -17,14 +17,13 @@ constexpr unsigned kSortTile = 1024;  // threads of a block, one pair each
 constexpr unsigned kFanInBits = 4, kTileBits = 10;
 constexpr unsigned kMergeBlock = 256;
 
-// Problems of up to `capacity` items: counts[problem] of them or, without `counts`, that many.
+// Problems of up to `capacity` items: counts[problem] of them or, without `counts`, that many; no more than `most`.
 struct Problems {
   int64_t number, capacity;
-  const int* counts;
+  const unsigned* counts;
+  unsigned most;
 
-  __device__ unsigned count(int64_t problem) const {
-    return static_cast<unsigned>(counts ? counts[problem] : static_cast<int>(capacity));
-  }
+  __device__ unsigned count(int64_t problem) const { return counts && counts[problem] < most ? counts[problem] : most; }
 };
 
 // Blocks of a launch: those of the first `size` items of all problems, then those of the next, so that a problem's best

@@ -21,6 +21,7 @@
 #pragma once
 
 #include "nms_sort.cuh"
+#include "workspace.cuh"
 
 namespace pydet {
 namespace {
@@ -275,30 +276,22 @@ struct NmsMemory {
 
   NmsMemory(const Tensor& like, int64_t problems, int64_t capacity, bool segments) {
     const int64_t n = problems * capacity, regions = problems * ((capacity + kRegion - 1) / kRegion);
-    int64_t used = 0;
-    for (char* memory = nullptr;; memory = static_cast<char*>(bytes.mutable_data_ptr())) {  // counts first, then cuts
-      used = 0;
-      const auto cut = [&](auto*& array, int64_t count) {
-        array = memory ? reinterpret_cast<std::remove_reference_t<decltype(array)>>(memory + used) : nullptr;
-        used += (count * static_cast<int64_t>(sizeof(*array)) + 15) / 16 * 16;
-      };
+    bytes = allocate(like, [&](Workspace& workspace) {
       for (int i = 0; i < 2; ++i) {
-        cut(by_score.keys[i], n);
-        cut(by_score.values[i], n);
+        workspace.cut(by_score.keys[i], n);
+        workspace.cut(by_score.values[i], n);
         by_neighbourhood.keys[i] = by_score.keys[i];
-        cut(by_neighbourhood.values[i], n);
+        workspace.cut(by_neighbourhood.values[i], n);
       }
-      boxes.segments = nullptr;
-      if (segments) cut(boxes.segments, n);
-      cut(boxes.ranked, n);
-      cut(boxes.states, n);
-      cut(boxes.next, n);
-      cut(boxes.leaves, n);
-      cut(boxes.tiles, 32 * regions);
-      cut(boxes.regions, regions);
-      if (memory) return;
-      bytes = new_dense(like, {used}, ScalarType::Byte);
-    }
+      workspace.cut(boxes.segments, segments ? n : 0);
+      if (!segments) boxes.segments = nullptr;
+      workspace.cut(boxes.ranked, n);
+      workspace.cut(boxes.states, n);
+      workspace.cut(boxes.next, n);
+      workspace.cut(boxes.leaves, n);
+      workspace.cut(boxes.tiles, 32 * regions);
+      workspace.cut(boxes.regions, regions);
+    });
   }
 
   // The value of the pair with each rank.
