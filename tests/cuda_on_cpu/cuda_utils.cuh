@@ -270,8 +270,9 @@ inline cudaStream_t current_stream(const Tensor&) { return nullptr; }
 
 inline int multiprocessors() { return 3; }  // few: a loop over the grid runs more than once
 
+// Of this library alone, as is its static shared memory: another one may have a kernel with the same parameters.
 template <typename... Params, typename... Args>
-inline void launch(void (*kernel)(Params...), dim3 grid, dim3 block, size_t shared, cudaStream_t, Args... args) {
+static inline void launch(void (*kernel)(Params...), dim3 grid, dim3 block, size_t shared, cudaStream_t, Args... args) {
 #if defined(__SANITIZE_ADDRESS__)
   const void* const anchor = nullptr;
 #else
