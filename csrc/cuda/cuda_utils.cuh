@@ -45,12 +45,6 @@ inline int multiprocessors() {
   extern __shared__ uint4 pydet_dynamic_shared[]; \
   T* const name = reinterpret_cast<T*>(pydet_dynamic_shared)
 
-// Of what other threads change with atomic operations at the same time: a value that it has or had.
-template <typename T>
-__device__ T relaxed_load(const T* address) {
-  return *static_cast<const volatile T*>(address);
-}
-
 // launch(kernel, grid, block, shared bytes, stream, arguments...): the one way kernels are started. Every GPU has 64
 // KiB of dynamic shared memory for a block; more than 48 must be asked for.
 template <typename... Params, typename... Args>

@@ -58,7 +58,7 @@ struct BestOfBoth : Visitor<T> {
   __device__ void finish(int64_t truth, Rank<T> rank, bool some_plain) const {
     if (highest == nullptr) return;
     rank = some_plain ? maximum(rank, Rank<T>(0)) : rank;
-    if (rank > relaxed_load(highest + truth)) raise_to(highest + truth, rank);
+    if (rank > load_relaxed(highest + truth)) raise_to(highest + truth, rank);
   }
 };
 

@@ -279,13 +279,9 @@ inline void store_relaxed(T* address, T value) {
 
 inline int multiprocessors() { return 3; }  // few: a loop over the grid runs more than once
 
-template <typename T>
-inline T relaxed_load(const T* address) {
-  return __atomic_load_n(address, __ATOMIC_RELAXED);
-}
-
+// Of this library alone, as is its static shared memory: another one may have a kernel with the same parameters.
 template <typename... Params, typename... Args>
-inline void launch(void (*kernel)(Params...), dim3 grid, dim3 block, size_t shared, cudaStream_t, Args... args) {
+static inline void launch(void (*kernel)(Params...), dim3 grid, dim3 block, size_t shared, cudaStream_t, Args... args) {
 #if defined(__SANITIZE_ADDRESS__)
   const void* const anchor = nullptr;
 #else
