@@ -36,7 +36,7 @@ bench: .venv-bench/ready .venv/test
 
 # One thread and no peers: has an operator become slower than the committed results say?
 bench-short: .venv/test
-	$(BIN)/python -m pytest benchmarks -q --benchmark-quiet --short --compare $(RESULTS)
+	$(BIN)/python -m pytest benchmarks -q --benchmark-quiet --short --compare
 
 lint: .venv/lint
 	$(BIN)/ruff check .

@@ -15,7 +15,7 @@ import results
 from race import Ratio
 from results import Run
 
-ATTEMPTS = 4
+ATTEMPTS = 3
 FACTORS = {"full": 1.2, "short": 1.5}
 """How many times the committed ratio is still allowed. The short form takes few samples, on machines that are busy."""
 OTHER_PROCESSOR = 3.0

@@ -38,7 +38,7 @@ def nms_peers(boxes: Tensor, scores: Tensor, threshold: float, quadratic: bool =
         contenders["powerboxes rtree"] = lambda: powerboxes.rtree_nms(corners, double, threshold, 0.0)
         if quadratic:
             contenders["powerboxes"] = lambda: powerboxes.nms(corners, double, threshold, 0.0)
-    if lsnms := peer("lsnms"):
+    if len(boxes) <= 100_000 and (lsnms := peer("lsnms")):  # half a minute for a million
         wide = corners.astype(np.float64)
         contenders["lsnms"] = lambda: lsnms.nms(wide, double, threshold)
     if quadratic and (cv2 := peer("cv2")):

@@ -14,6 +14,8 @@ Contenders = dict[str, Callable[[], Any]]
 SAMPLE_SECONDS = 0.001
 """Calls are repeated until a sample takes this long, well above the clock's resolution."""
 LEAST_ROUNDS = 5
+SLOW, ROUNDS_OF_THE_SLOW = 0.5, 3
+"""What takes more seconds than this gets fewer samples, or the slowest contender decides how long a race takes."""
 
 
 @dataclass(frozen=True)
@@ -53,11 +55,13 @@ def sample(contenders: Contenders, budget: float, clock: Callable[[], float] | N
     enabled = gc.isenabled()
     gc.disable()
     try:
-        calls = {name: _calls(function, clock) for name, function in contenders.items()}
         samples: dict[str, list[float]] = {name: [] for name in contenders}
+        calls = {name: _calls(function, clock, samples[name]) for name, function in contenders.items()}
         stop = clock() + budget
         while clock() < stop or len(samples["pydet"]) < LEAST_ROUNDS:
             for name, function in contenders.items():
+                if name != "pydet" and len(samples[name]) == ROUNDS_OF_THE_SLOW and samples[name][0] > SLOW:
+                    continue
                 if calls[name] > 1:
                     function()  # what ran before it has emptied the caches
                 samples[name].append(_seconds(function, calls[name], clock))
@@ -67,11 +71,12 @@ def sample(contenders: Contenders, budget: float, clock: Callable[[], float] | N
     return samples
 
 
-def _calls(function: Callable[[], Any], clock: Callable[[], float]) -> int:
-    """How many calls make a sample: found by doubling, since the first calls are slow."""
+def _calls(function: Callable[[], Any], clock: Callable[[], float], samples: list[float]) -> int:
+    """How many calls make a sample: found by doubling, since the first calls are slow. Leaves the first sample."""
     calls = 1
     while (seconds := calls * _seconds(function, calls, clock)) < SAMPLE_SECONDS / 2:
         calls *= 2
+    samples.append(seconds / calls)
     return max(round(calls * SAMPLE_SECONDS / seconds), 1)
 
 
@@ -87,5 +92,5 @@ def medians(samples: dict[str, list[float]]) -> dict[str, float]:
 
 
 def ratio(ours: Sequence[float], yardstick: Sequence[float]) -> Ratio:
-    neighbours = statistics.median(a / b for a, b in zip(ours, yardstick, strict=True))
+    neighbours = statistics.median(a / b for a, b in zip(ours, yardstick, strict=False))
     return Ratio(neighbours, min(ours) / min(yardstick))

@@ -10,6 +10,7 @@ import torch
 from op_cases import clustered_boxes
 from peers import batched_nms_peers, same_keeps
 from torch import Tensor
+from workloads import candidates
 
 from pydet import ops, reference
 
@@ -35,3 +36,9 @@ def test_batched_nms(race: Callable[..., Any], n: int, classes: int) -> None:
     g = torch.Generator().manual_seed(0)
     boxes, scores, idxs = clustered_boxes(n, g), torch.rand(n, generator=g), torch.randint(classes, (n,), generator=g)
     run(race, boxes, scores, idxs)
+
+
+@pytest.mark.parametrize("side", [416, 608, 1280])
+def test_batched_nms_of_yolov3_tiny(race: Callable[..., Any], side: int) -> None:
+    """What YOLOv3-tiny scores above 0.001 in a photo: as a rule there is one more box of a class, or none."""
+    run(race, *candidates(side), threshold=0.45)

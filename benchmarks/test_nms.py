@@ -10,6 +10,8 @@ import torch
 from op_cases import clustered_boxes, random_boxes
 from peers import nms_peers, peer, same_keeps
 from torch import Tensor
+from workloads import candidates
+from workloads.faces import face_candidates
 
 from pydet import ops, reference
 
@@ -88,3 +90,16 @@ def test_nms_of_a_million_boxes(race: Callable[..., Any]) -> None:
     boxes, scores = random_boxes(1_000_000, g, size=40_000.0), torch.rand(1_000_000, generator=g)
     extra = run(race, boxes, scores, quadratic=False).extra_bytes
     assert extra is None or extra["pydet"] is None or extra["pydet"] < 200e6
+
+
+@pytest.mark.parametrize("side", [300, 600, 900])
+def test_nms_of_face_candidates(race: Callable[..., Any], side: int) -> None:
+    """All that an SSD face detector scores above 0.01: nearly every prior, in dense overlap."""
+    run(race, *face_candidates(side), threshold=0.45, quadratic=side < 900)
+
+
+@pytest.mark.parametrize("side", [416, 1280])
+def test_nms_of_yolov3_tiny(race: Callable[..., Any], side: int) -> None:
+    """What YOLOv3-tiny scores above 0.001 in a photo, without regard to the classes."""
+    boxes, scores, _ = candidates(side)
+    run(race, boxes, scores, threshold=0.45)

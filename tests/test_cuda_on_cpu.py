@@ -17,11 +17,9 @@ from typing import Any
 
 import pytest
 import torch
-from cuda_harness import CASES, REGISTERED, SANITIZED, SOURCES, CudaOnCpu, inputs_of
+from cuda_harness import CASES, REGISTERED, SANITIZED, CudaOnCpu, inputs_of
 from op_cases import OpCase
 from torch import Tensor
-
-from pydet import reference
 
 IDS = [case.name for case in CASES]
 # Under a sanitizer the reference is slow too: without the largest size.
