@@ -7,14 +7,17 @@ UndefinedBehaviorSanitizer, so that an index outside of a tensor is an error her
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 from typing import IO
 
 import pytest
 import torch
+from compile_cpp import CSRC
 from cuda_harness import CASES, REGISTERED, SANITIZED, CudaOnCpu, sanitized_environment
 from op_cases import OpCase
 from op_checks import (
@@ -61,6 +64,12 @@ def sanitized_run(request: pytest.FixtureRequest) -> Iterator[tuple[subprocess.P
 
 def test_every_file_compiles(cuda: CudaOnCpu) -> None:
     assert not cuda.broken, "\n".join(set(cuda.broken.values()))
+
+
+@pytest.mark.parametrize("source", sorted((CSRC / "cuda").glob("*.cu*")), ids=lambda path: path.name)
+def test_every_kernel_says_how_large_its_blocks_are(source: Path) -> None:
+    """Otherwise it may get more registers than such a block has, and its launch is refused on a GPU, and only there."""
+    assert not re.search(r"__global__\s+void\s+(?!__launch_bounds__)", source.read_text())
 
 
 @pytest.mark.parametrize(("case", "size"), RUNS)
