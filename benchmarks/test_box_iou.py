@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import peer
-from op_cases import random_boxes
+from op_cases import aligned_boxes, random_boxes
 from torch import Tensor
 
 from pydet import ops, reference
@@ -68,3 +68,20 @@ def test_box_iou_forward_and_backward(race: Callable[..., Any], name: str) -> No
     if torchvision := peer("torchvision"):
         contenders["torchvision"] = lambda: gradients(getattr(torchvision.ops, name), boxes1, boxes2, weight)
     race(contenders, equal=close)
+
+
+def test_box_iof(race: Callable[..., Any]) -> None:
+    g = torch.Generator().manual_seed(0)
+    boxes1, boxes2 = random_boxes(4000, g), random_boxes(4000, g)
+    names = {"pydet": ops.box_iof, "reference": reference.box_iof}
+    race({name: functools.partial(function, boxes1, boxes2) for name, function in names.items()})
+
+
+@pytest.mark.parametrize("name", [*FAMILY, "box_iof"])
+def test_aligned_box_iou(race: Callable[..., Any], name: str) -> None:
+    boxes1, boxes2 = aligned_boxes(100_000, torch.Generator().manual_seed(0))
+    contenders = {
+        "pydet": functools.partial(getattr(ops, name), boxes1, boxes2, aligned=True),
+        "reference": functools.partial(getattr(reference, name), boxes1, boxes2, aligned=True),
+    }
+    race(contenders, equal=functools.partial(torch.allclose, rtol=1e-5, atol=1e-6))

@@ -1,6 +1,7 @@
 #include <vector>
 
 #include "box_iou_kinds.h"
+#include "box_iou_pairs.h"
 
 #define PYDET_KERNELS "cpu/box_iou.h"
 #include "cpu_levels.h"
@@ -8,7 +9,7 @@
 namespace pydet {
 namespace {
 
-constexpr int64_t kPairsPerTask = 1 << 15;  // about 20 us of work
+constexpr int64_t kPairsPerRowTask = 1 << 15;  // about 20 us of work
 
 template <IouKind kind, typename T, typename Out>
 void box_iou_fill(const Tensor& boxes1, const Tensor& boxes2, BoxFormat format, double eps, Tensor& out) {
@@ -18,7 +19,7 @@ void box_iou_fill(const Tensor& boxes1, const Tensor& boxes2, BoxFormat format, 
   const int64_t total = static_cast<int64_t>(columns.size()) / 6;
   const IouRules<T> rules = pairwise_rules<T>(kind, eps);
   Out* out_data = out.mutable_data_ptr<Out>();
-  const int64_t grain = kPairsPerTask / m + 1;
+  const int64_t grain = kPairsPerRowTask / m + 1;
   torch::stable::parallel_for(0, static_cast<int64_t>(rows.size()), grain, [&](int64_t begin, int64_t end) {
     while (begin < end) {  // a task may cross from one batch entry into the next
       const int64_t batch = begin / n;
@@ -30,60 +31,82 @@ void box_iou_fill(const Tensor& boxes1, const Tensor& boxes2, BoxFormat format, 
   });
 }
 
-Tensor box_iou_of(IouKind kind,
-                  const Tensor& boxes1,  // [..., N, 4]
-                  const Tensor& boxes2,  // [..., M, 4]
-                  BoxFormat format, double eps) {
-  const bool out_double = either_is_double(boxes1, boxes2);
-  std::vector<int64_t> shape(boxes1.sizes().begin(), boxes1.sizes().end());
-  shape.back() = boxes2.size(-2);
-  Tensor out = new_dense(boxes1, shape, out_double ? ScalarType::Double : ScalarType::Float);
-  if (out.numel() == 0) return out;
-  dispatch_kind(kind, [&](auto constant) {
-    constexpr IouKind k = decltype(constant)::value;
-    if (out_double) {
-      box_iou_fill<k, double, double>(boxes1, boxes2, format, eps, out);
-    } else if (computes_in_double(boxes1) || computes_in_double(boxes2)) {
-      box_iou_fill<k, double, float>(boxes1, boxes2, format, eps, out);
-    } else {
-      box_iou_fill<k, float, float>(boxes1, boxes2, format, eps, out);
-    }
+template <typename T, typename Out>
+void box_iou_aligned_fill(IouKind kind, const Tensor& boxes1, const Tensor& boxes2, BoxFormat format, double eps,
+                          Tensor& out) {
+  const ScalarType type = sizeof(T) == 8 ? ScalarType::Double : ScalarType::Float;
+  const Tensor dense1 = as_contiguous(boxes1, type), dense2 = as_contiguous(boxes2, type);
+  const Box<T>*a = as_boxes<T>(dense1), *b = as_boxes<T>(dense2);
+  const PairRules<T> rules{pairwise_rules<T>(kind, eps), format, false};
+  Out* out_data = out.mutable_data_ptr<Out>();
+  torch::stable::parallel_for(0, out.numel(), kPairsPerTask, [&](int64_t begin, int64_t end) {
+    iou_of_pairs(kind, a + begin, b + begin, end - begin, rules, out_data + begin);
   });
+}
+
+Tensor box_iou_of(const char* op, IouKind kind,
+                  const Tensor& boxes1,  // [..., N, 4]
+                  const Tensor& boxes2,  // [..., M, 4], or as boxes1 where they are aligned
+                  const std::string& fmt, double eps, bool aligned) {
+  const BoxFormat format = check_box_iou(op, boxes1, boxes2, fmt, aligned);
+  const bool out_double = either_is_double(boxes1, boxes2);
+  const bool in_double = computes_in_double(boxes1) || computes_in_double(boxes2);
+  Tensor out =
+      new_dense(boxes1, pairs_shape(boxes1, boxes2, aligned), out_double ? ScalarType::Double : ScalarType::Float);
+  if (out.numel() == 0) return out;
+  const auto fill = [&](auto compute, auto result) {
+    using T = decltype(compute);
+    using Out = decltype(result);
+    if (aligned) return box_iou_aligned_fill<T, Out>(kind, boxes1, boxes2, format, eps, out);
+    dispatch_kind(kind, [&](auto constant) {
+      box_iou_fill<decltype(constant)::value, T, Out>(boxes1, boxes2, format, eps, out);
+    });
+  };
+  if (out_double) {
+    fill(double(), double());
+  } else if (in_double) {
+    fill(double(), float());
+  } else {
+    fill(float(), float());
+  }
   return out;
 }
 
-Tensor box_iou_cpu(const Tensor& boxes1, const Tensor& boxes2, std::string fmt) {
-  return box_iou_of(IouKind::iou, boxes1, boxes2, check_box_iou(boxes1, boxes2, fmt), 0);
+Tensor box_iou_cpu(const Tensor& boxes1, const Tensor& boxes2, std::string fmt, bool aligned) {
+  return box_iou_of("box_iou", IouKind::iou, boxes1, boxes2, fmt, 0, aligned);
 }
 
-Tensor generalized_box_iou_cpu(const Tensor& boxes1, const Tensor& boxes2) {
-  check_box_pairs("generalized_box_iou", boxes1, boxes2);
-  return box_iou_of(IouKind::generalized, boxes1, boxes2, BoxFormat::xyxy, 0);
+Tensor generalized_box_iou_cpu(const Tensor& boxes1, const Tensor& boxes2, bool aligned) {
+  return box_iou_of("generalized_box_iou", IouKind::generalized, boxes1, boxes2, "xyxy", 0, aligned);
 }
 
-Tensor distance_box_iou_cpu(const Tensor& boxes1, const Tensor& boxes2, double eps) {
-  check_box_pairs("distance_box_iou", boxes1, boxes2);
-  return box_iou_of(IouKind::distance, boxes1, boxes2, BoxFormat::xyxy, eps);
+Tensor distance_box_iou_cpu(const Tensor& boxes1, const Tensor& boxes2, double eps, bool aligned) {
+  return box_iou_of("distance_box_iou", IouKind::distance, boxes1, boxes2, "xyxy", eps, aligned);
 }
 
-Tensor complete_box_iou_cpu(const Tensor& boxes1, const Tensor& boxes2, double eps) {
-  check_box_pairs("complete_box_iou", boxes1, boxes2);
-  return box_iou_of(IouKind::complete, boxes1, boxes2, BoxFormat::xyxy, eps);
+Tensor complete_box_iou_cpu(const Tensor& boxes1, const Tensor& boxes2, double eps, bool aligned) {
+  return box_iou_of("complete_box_iou", IouKind::complete, boxes1, boxes2, "xyxy", eps, aligned);
+}
+
+Tensor box_iof_cpu(const Tensor& boxes1, const Tensor& boxes2, std::string fmt, bool aligned) {
+  return box_iou_of("box_iof", IouKind::foreground, boxes1, boxes2, fmt, 0, aligned);
 }
 
 }  // namespace
 
 STABLE_TORCH_LIBRARY_FRAGMENT(pydet, m) {
-  m.def("box_iou(Tensor boxes1, Tensor boxes2, str fmt='xyxy') -> Tensor");
-  m.def("generalized_box_iou(Tensor boxes1, Tensor boxes2) -> Tensor");
-  m.def("distance_box_iou(Tensor boxes1, Tensor boxes2, float eps=1e-7) -> Tensor");
-  m.def("complete_box_iou(Tensor boxes1, Tensor boxes2, float eps=1e-7) -> Tensor");
+  m.def("box_iou(Tensor boxes1, Tensor boxes2, str fmt='xyxy', bool aligned=False) -> Tensor");
+  m.def("generalized_box_iou(Tensor boxes1, Tensor boxes2, bool aligned=False) -> Tensor");
+  m.def("distance_box_iou(Tensor boxes1, Tensor boxes2, float eps=1e-7, bool aligned=False) -> Tensor");
+  m.def("complete_box_iou(Tensor boxes1, Tensor boxes2, float eps=1e-7, bool aligned=False) -> Tensor");
+  m.def("box_iof(Tensor boxes1, Tensor boxes2, str fmt='xyxy', bool aligned=False) -> Tensor");
 }
 STABLE_TORCH_LIBRARY_IMPL(pydet, CPU, m) {
   m.impl("box_iou", TORCH_BOX(&box_iou_cpu));
   m.impl("generalized_box_iou", TORCH_BOX(&generalized_box_iou_cpu));
   m.impl("distance_box_iou", TORCH_BOX(&distance_box_iou_cpu));
   m.impl("complete_box_iou", TORCH_BOX(&complete_box_iou_cpu));
+  m.impl("box_iof", TORCH_BOX(&box_iof_cpu));
 }
 
 }  // namespace pydet

@@ -1,7 +1,8 @@
-// The gradients of box_iou, generalized_box_iou, distance_box_iou and complete_box_iou.
+// The gradients of box_iou, generalized_box_iou, distance_box_iou, complete_box_iou and box_iof.
 #include <tuple>
 
 #include "box_iou_kinds.h"
+#include "box_iou_pairs.h"
 
 #define PYDET_KERNELS "cpu/box_iou_backward.h"
 #include "cpu_levels.h"
@@ -28,8 +29,7 @@ void fill_gradients(const Tensor& gradient, const Tensor& boxes1, const Tensor& 
   const IouRules<T> rules = pairwise_rules<T>(kind, eps);
   const Tensor dense = as_contiguous(gradient, sizeof(T) == 8 ? ScalarType::Double : ScalarType::Float);
   const T* gradients = dense.const_data_ptr<T>();
-  Box<T>* rows_out = reinterpret_cast<Box<T>*>(out1.mutable_data_ptr<T>());
-  Box<T>* columns_out = reinterpret_cast<Box<T>*>(out2.mutable_data_ptr<T>());
+  Box<T>*rows_out = as_mutable_boxes<T>(out1), *columns_out = as_mutable_boxes<T>(out2);
 
   const int64_t step = rows_per_task(n, m), tasks = (n + step - 1) / step;
   std::vector<T> row_sums(rows.size() * 6), sums(batch * tasks * 6 * m);
@@ -61,26 +61,27 @@ void fill_gradients(const Tensor& gradient, const Tensor& boxes1, const Tensor& 
   for (int64_t i = 0; i < total; ++i) columns_out[i] = from_xyxy_gradient(columns_out[i], format);
 }
 
-IouKind kind_of(const std::string& op) {
-  if (op == "box_iou") return IouKind::iou;
-  if (op == "generalized_box_iou") return IouKind::generalized;
-  if (op == "distance_box_iou") return IouKind::distance;
-  PYDET_CHECK(op == "complete_box_iou", "_box_iou_backward: op must be one of the family, got '", op, "'");
-  return IouKind::complete;
+template <typename T>
+void fill_aligned_gradients(IouKind kind, const Tensor& gradient, const Tensor& boxes1, const Tensor& boxes2,
+                            BoxFormat format, double eps, Tensor& out1, Tensor& out2) {
+  const ScalarType type = out1.scalar_type();
+  const Tensor dense = as_contiguous(gradient, type);
+  const Tensor dense1 = as_contiguous(boxes1, type), dense2 = as_contiguous(boxes2, type);
+  const PairRules<T> rules{pairwise_rules<T>(kind, eps), format, false};
+  iou_gradient_of_pairs(kind, as_boxes<T>(dense1), as_boxes<T>(dense2), gradient.numel(), rules,
+                        dense.const_data_ptr<T>(), 1, T(1), as_mutable_boxes<T>(out1), as_mutable_boxes<T>(out2));
 }
 
 // Gradients of both boxes in the type of the arithmetic, float or double.
-std::tuple<Tensor, Tensor> box_iou_backward_cpu(const Tensor& gradient,  // [..., N, M]
+std::tuple<Tensor, Tensor> box_iou_backward_cpu(const Tensor& gradient,  // [..., N, M], or [..., N] where aligned
                                                 const Tensor& boxes1,    // [..., N, 4]
                                                 const Tensor& boxes2,    // [..., M, 4]
-                                                std::string op, std::string fmt, double eps) {
-  const IouKind kind = kind_of(op);
-  check_box_pairs(op.c_str(), boxes1, boxes2);
-  const BoxFormat format = check_box_format(op.c_str(), fmt);
-  std::vector<int64_t> shape(boxes1.sizes().begin(), boxes1.sizes().end());
-  shape.back() = boxes2.size(-2);
+                                                std::string op, std::string fmt, double eps, bool aligned) {
+  const IouKind kind = kind_of(kIouOperators, op, "_box_iou_backward");
+  const BoxFormat format = check_box_iou(op.c_str(), boxes1, boxes2, fmt, aligned);
+  const std::vector<int64_t> shape = pairs_shape(boxes1, boxes2, aligned);
   PYDET_CHECK(std::equal(shape.begin(), shape.end(), gradient.sizes().begin(), gradient.sizes().end()), op,
-              ": the gradient must be [..., N, M], got ", shape_of(gradient));
+              ": the gradient must be ", aligned ? "[..., N]" : "[..., N, M]", ", got ", shape_of(gradient));
   const bool in_double = computes_in_double(boxes1) || computes_in_double(boxes2);
   const ScalarType type = in_double ? ScalarType::Double : ScalarType::Float;
   Tensor out1 = new_dense(boxes1, {boxes1.sizes().begin(), boxes1.sizes().end()}, type);
@@ -90,14 +91,18 @@ std::tuple<Tensor, Tensor> box_iou_backward_cpu(const Tensor& gradient,  // [...
     torch::stable::zero_(out2);
     return {out1, out2};
   }
-  dispatch_kind(kind, [&](auto constant) {
-    constexpr IouKind k = decltype(constant)::value;
-    if (in_double) {
-      fill_gradients<k, double>(gradient, boxes1, boxes2, format, eps, out1, out2);
-    } else {
-      fill_gradients<k, float>(gradient, boxes1, boxes2, format, eps, out1, out2);
-    }
-  });
+  const auto fill = [&](auto compute) {
+    using T = decltype(compute);
+    if (aligned) return fill_aligned_gradients<T>(kind, gradient, boxes1, boxes2, format, eps, out1, out2);
+    dispatch_kind(kind, [&](auto constant) {
+      fill_gradients<decltype(constant)::value, T>(gradient, boxes1, boxes2, format, eps, out1, out2);
+    });
+  };
+  if (in_double) {
+    fill(double());
+  } else {
+    fill(float());
+  }
   return {out1, out2};
 }
 
@@ -105,8 +110,8 @@ std::tuple<Tensor, Tensor> box_iou_backward_cpu(const Tensor& gradient,  // [...
 
 STABLE_TORCH_LIBRARY_FRAGMENT(pydet, m) {
   m.def(
-      "_box_iou_backward(Tensor gradient, Tensor boxes1, Tensor boxes2, str op, str fmt, float eps) -> (Tensor, "
-      "Tensor)");
+      "_box_iou_backward(Tensor gradient, Tensor boxes1, Tensor boxes2, str op, str fmt, float eps, bool aligned) "
+      "-> (Tensor, Tensor)");
 }
 STABLE_TORCH_LIBRARY_IMPL(pydet, CPU, m) { m.impl("_box_iou_backward", TORCH_BOX(&box_iou_backward_cpu)); }
 

@@ -1,4 +1,4 @@
-// What the operators of the IoU family share: choosing the kind, its rules, and reading boxes.
+// What the operators of the IoU family and its losses share: kinds, their rules, shapes, and reading boxes.
 #pragma once
 
 #include <limits>
@@ -22,7 +22,32 @@ void dispatch_kind(IouKind kind, const Body& body) {
       return body(std::integral_constant<IouKind, IouKind::distance>());
     case IouKind::complete:
       return body(std::integral_constant<IouKind, IouKind::complete>());
+    case IouKind::foreground:
+      return body(std::integral_constant<IouKind, IouKind::foreground>());
   }
+}
+
+struct NamedKind {
+  const char* op;
+  IouKind kind;
+};
+
+constexpr NamedKind kIouOperators[] = {{"box_iou", IouKind::iou},
+                                       {"generalized_box_iou", IouKind::generalized},
+                                       {"distance_box_iou", IouKind::distance},
+                                       {"complete_box_iou", IouKind::complete},
+                                       {"box_iof", IouKind::foreground}};
+constexpr NamedKind kIouLosses[] = {{"generalized_box_iou_loss", IouKind::generalized},
+                                    {"distance_box_iou_loss", IouKind::distance},
+                                    {"complete_box_iou_loss", IouKind::complete}};
+
+// The kind of an operator whose gradient is wanted of `backward`.
+template <size_t n>
+IouKind kind_of(const NamedKind (&family)[n], const std::string& op, const char* backward) {
+  for (const NamedKind& member : family) {
+    if (op == member.op) return member.kind;
+  }
+  fail(backward, ": op must be one of the family, got '", op, "'");
 }
 
 template <typename T>
@@ -74,6 +99,13 @@ std::vector<T> to_columns(const std::vector<IouBox<T>>& boxes) {
     columns[5 * n + i] = boxes[i].angle;
   }
   return columns;
+}
+
+// [..., N, M] of all pairs, [..., N] of aligned ones.
+inline std::vector<int64_t> pairs_shape(const Tensor& boxes1, const Tensor& boxes2, bool aligned) {
+  std::vector<int64_t> shape(boxes1.sizes().begin(), boxes1.sizes().end() - 1);
+  if (!aligned) shape.push_back(boxes2.size(-2));
+  return shape;
 }
 
 inline bool either_is_double(const Tensor& a, const Tensor& b) {

@@ -27,11 +27,17 @@ template <typename T>
 void suppress(const Box<T>* boxes, const uint32_t* order, int64_t n, double threshold, NmsScratch<T>& scratch,
               uint8_t* keep) {
   bool ordinary = threshold >= 0;
-  for (int64_t i = 0; i < n && ordinary; ++i) ordinary = is_ordinary(boxes[order[i]], area(boxes[order[i]]));
+  scratch.ranked.resize(n);
+  for (int64_t i = 0; i < n; ++i) {
+    const Box<T> box = boxes[order[i]];
+    scratch.ranked[i] = box;
+    ordinary &= is_ordinary(box, area(box));
+  }
+  const Box<T>* ranked = scratch.ranked.data();
   if (ordinary) {
-    PYDET_CPU_CALL(nms_greedy, boxes, order, n, threshold, scratch, keep);
+    PYDET_CPU_CALL(nms_greedy, ranked, n, threshold, scratch, keep);
   } else {
-    PYDET_CPU_CALL(nms_exhaustive, boxes, order, n, threshold, scratch, keep);
+    PYDET_CPU_CALL(nms_exhaustive, ranked, n, threshold, scratch, keep);
   }
 }
 

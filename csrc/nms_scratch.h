@@ -12,23 +12,26 @@
 
 namespace pydet {
 
+// Boxes that are compared at a time: five runs of values in lines of the cache that belong to no other block.
+template <typename T>
+struct alignas(64) NmsBlock {
+  static constexpr int64_t kBoxes = 64 / sizeof(T);
+
+  T x1[kBoxes], y1[kBoxes], x2[kBoxes], y2[kBoxes], area[kBoxes];
+};
+
 struct NmsCell {
-  uint32_t begin;  // first slot of its kept boxes
-  uint32_t count;  // how many are kept so far
+  uint32_t first_block;
+  uint32_t count;  // how many boxes are kept so far
 };
 
 template <typename T>
 struct NmsScratch {
-  std::vector<T> kept;
+  std::vector<Box<T>> ranked;  // best first
+  std::vector<NmsBlock<T>> kept;
   std::vector<NmsCell> cells;
   std::vector<uint32_t> cell_of_box;
 };
-
-// Boxes compared at a time.
-template <typename T>
-constexpr int64_t nms_block() {
-  return 64 / sizeof(T);
-}
 
 // Areas the fast path takes: far enough from the ends of T that a product with the threshold neither underflows nor
 // overflows. Level -50 is an area of 4^-50, about 1e-30.
@@ -59,10 +62,10 @@ inline bool can_overlap(const Box<T>& box, T box_area) {
 // too.
 template <typename T>
 inline bool is_ordinary(const Box<T>& box, T box_area) {
-  if (!can_overlap(box, box_area)) return true;  // it takes part in nothing
   const T smallest = std::ldexp(T(1), 2 * nms_lowest_level<T>()), largest = T(1) / smallest;
-  return box_area >= smallest && box_area < largest && box.x1 > -largest && box.y1 > -largest && box.x2 < largest &&
-         box.y2 < largest;
+  const bool inside = box_area >= smallest && box_area < largest && box.x1 > -largest && box.y1 > -largest &&
+                      box.x2 < largest && box.y2 < largest;
+  return inside || !can_overlap(box, box_area);  // what overlaps nothing takes part in nothing
 }
 
 // Below the threshold by more than a product with it can round, see suppressed_by.

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from torch import Tensor
+
+from pydet.placement import Placement
 
 
 def scaled_size(size: tuple[int, int], network_size: tuple[int, int]) -> tuple[int, int]:
@@ -61,15 +65,20 @@ def resize(image: Tensor, height: int, width: int) -> Tensor:
     return lines[:, :height].mul_(up[:, None]).add_(lines[:, height:].mul_(down[:, None]))
 
 
-def unletterbox_boxes(boxes: Tensor, size: tuple[int, int], network_size: tuple[int, int]) -> Tensor:
-    """Boxes [..., 4] xyxy in pixels of the network's input as boxes in pixels of the picture of `size` before.
+def placement(sizes: Sequence[tuple[int, int]], network_size: tuple[int, int]) -> Placement:
+    """Where letterboxed pictures of these (height, width) lie in the network's input.
 
     As Darknet, it takes the margin as half of what is left over, although `letterbox` rounds it down to whole pixels.
     """
-    height, width = scaled_size(size, network_size)
-    margin = boxes.new_tensor([(network_size[1] - width) / 2, (network_size[0] - height) / 2]).repeat(2)
-    scale = boxes.new_tensor([size[1] / width, size[0] / height]).repeat(2)
-    return (boxes - margin) * scale
+    scaled = [scaled_size(size, network_size) for size in sizes]
+    offset = [((network_size[1] - w) / 2, (network_size[0] - h) / 2) for h, w in scaled]
+    scale = [(size[1] / w, size[0] / h) for size, (h, w) in zip(sizes, scaled, strict=True)]
+    return Placement(torch.tensor(offset), torch.tensor(scale), torch.tensor([network_size] * len(sizes)))
+
+
+def unletterbox_boxes(boxes: Tensor, size: tuple[int, int], network_size: tuple[int, int]) -> Tensor:
+    """Boxes [K, 4] xyxy in pixels of the network's input as boxes in pixels of the picture of `size` before."""
+    return placement([size], network_size).to_picture(boxes[None])[0]
 
 
 def _unit(pixels: Tensor) -> Tensor:

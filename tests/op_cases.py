@@ -31,6 +31,13 @@ def aligned_boxes(n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     return boxes, torch.where((torch.arange(n) % 5 == 0)[:, None], random_boxes(n, generator), moved)
 
 
+def iou_inputs(n: int, generator: torch.Generator, *options: Any) -> tuple[Any, ...]:
+    """n and 2 n + 1 boxes; n and n, aligned, at sizes 1, 17, 33 and so on."""
+    if n % 16 != 1:
+        return random_boxes(n, generator), random_boxes(2 * n + 1, generator), *options, False
+    return *aligned_boxes(n, generator), *options, True
+
+
 def yolo_head(n: int, generator: torch.Generator) -> tuple[Any, ...]:
     """Raw head of two images: 3 anchors, 3 + n classes, n x (n + 1) cells of 16 x 32 pixels."""
     inputs = torch.randn(2, 3 * (5 + 3 + n), n, n + 1, generator=generator)
@@ -107,6 +114,10 @@ class OpCase:
         summary: for the README's table.
         source: the paper or library that defines it.
         family: stem of its files, where it shares them with operators that differ in their arithmetic only.
+        vmap: positions of the arguments that torch.func.vmap maps over by a rule of ours, one or all of them.
+        gpu_sizes: test sizes for GPU kernels, across warps and blocks.
+        exact_on_gpu: the CUDA kernel gives the bits of the CPU kernel, the gradient too; not where it takes a sum in
+            another order.
         constant_in_gradient: its definition holds a factor constant in the gradient, so that this is not the
             derivative; it is compared with the reference's instead.
     """
@@ -121,7 +132,10 @@ class OpCase:
     tolerance: tuple[float, float] | None = None
     dtypes: tuple[torch.dtype, ...] = field(default=FLOATING)
     family: str = ""
+    gpu_sizes: tuple[int, ...] = (0, 1, 31, 32, 33, 255, 256, 257, 1025)
+    exact_on_gpu: bool = True
     constant_in_gradient: bool = False
+    vmap: tuple[int, ...] = ()
 
     @property
     def stem(self) -> str:
@@ -148,43 +162,63 @@ class OpCase:
 OP_CASES = [
     OpCase(
         name="box_iou",
-        make_inputs=lambda n, g: (random_boxes(n, g), random_boxes(2 * n + 1, g)),
+        make_inputs=lambda n, g: iou_inputs(n, g, "xyxy"),
+        gpu_sizes=(0, 1, 31, 32, 33, 255, 256, 257, 513),
         sizes=(0, 1, 15, 16, 17, 300),
         floating=(0, 1),
         gradients=(0, 1),
-        summary="IoU of every box of one set with every box of another, batches too",
+        vmap=(0, 1),
+        summary="IoU of every box of one set with every box of another, or of aligned ones; batches too",
         source="Jaccard index; torchvision.ops.box_iou",
+    ),
+    OpCase(
+        name="box_iof",
+        family="box_iou",
+        make_inputs=lambda n, g: iou_inputs(n, g, "xyxy"),
+        gpu_sizes=(0, 1, 31, 32, 33, 255, 256, 257, 513),
+        sizes=(0, 1, 15, 16, 17, 300),
+        floating=(0, 1),
+        gradients=(0, 1),
+        vmap=(0, 1),
+        summary="the part of every box of one set that every box of another covers, or of aligned ones",
+        source='mmcv.ops.bbox_overlaps(mode="iof"); detectron2\'s pairwise_ioa',
     ),
     OpCase(
         name="generalized_box_iou",
         family="box_iou",
-        make_inputs=lambda n, g: (random_boxes(n, g), random_boxes(2 * n + 1, g)),
+        make_inputs=iou_inputs,
+        gpu_sizes=(0, 1, 31, 32, 33, 255, 256, 257, 513),
         sizes=(0, 1, 15, 16, 17, 300),
         floating=(0, 1),
         gradients=(0, 1),
-        summary="IoU less the part of the smallest box around both that neither covers, for all pairs",
+        vmap=(0, 1),
+        summary="IoU less the part of the smallest box around both that neither covers, for all pairs or aligned ones",
         source="Rezatofighi et al. 2019; torchvision.ops.generalized_box_iou",
     ),
     OpCase(
         name="distance_box_iou",
         family="box_iou",
-        make_inputs=lambda n, g: (random_boxes(n, g), random_boxes(2 * n + 1, g)),
+        make_inputs=lambda n, g: iou_inputs(n, g, 1e-7),
+        gpu_sizes=(0, 1, 31, 32, 33, 255, 256, 257, 513),
         sizes=(0, 1, 15, 16, 17, 300),
         floating=(0, 1),
         gradients=(0, 1),
-        summary="IoU less the normalised distance of the centres, for all pairs",
+        vmap=(0, 1),
+        summary="IoU less the normalised distance of the centres, for all pairs or aligned ones",
         source="Zheng et al. 2020; torchvision.ops.distance_box_iou",
     ),
     OpCase(
         name="complete_box_iou",
         family="box_iou",
-        make_inputs=lambda n, g: (random_boxes(n, g), random_boxes(2 * n + 1, g)),
+        make_inputs=lambda n, g: iou_inputs(n, g, 1e-7),
+        gpu_sizes=(0, 1, 31, 32, 33, 255, 256, 257, 513),
         sizes=(0, 1, 15, 16, 17, 300),
         floating=(0, 1),
         gradients=(0, 1),
+        vmap=(0, 1),
         constant_in_gradient=True,
         tolerance=(1e-6, 1e-6),  # the arc tangents differ by an ulp
-        summary="distance IoU less a penalty for other aspect ratios, for all pairs",
+        summary="distance IoU less a penalty for other aspect ratios, for all pairs or aligned ones",
         source="Zheng et al. 2020; torchvision.ops.complete_box_iou",
     ),
     OpCase(
@@ -194,6 +228,7 @@ OP_CASES = [
         sizes=(0, 1, 15, 16, 17, 300, 9001),
         floating=(0, 1),
         gradients=(0, 1),
+        vmap=(0, 1),
         tolerance=(1e-6, 1e-6),  # 1 - similarity, where torchvision sums in another order
         summary="1 - generalized IoU of boxes in pairs, the reduction included",
         source="Rezatofighi et al. 2019; torchvision.ops.generalized_box_iou_loss",
@@ -205,6 +240,7 @@ OP_CASES = [
         sizes=(0, 1, 15, 16, 17, 300, 9001),
         floating=(0, 1),
         gradients=(0, 1),
+        vmap=(0, 1),
         tolerance=(1e-6, 1e-6),
         summary="1 - distance IoU of boxes in pairs, the reduction included",
         source="Zheng et al. 2020; torchvision.ops.distance_box_iou_loss",
@@ -216,6 +252,7 @@ OP_CASES = [
         sizes=(0, 1, 15, 16, 17, 300, 9001),
         floating=(0, 1),
         gradients=(0, 1),
+        vmap=(0, 1),
         constant_in_gradient=True,
         tolerance=(1e-6, 1e-6),
         summary="1 - complete IoU of boxes in pairs, the reduction included",
@@ -224,10 +261,11 @@ OP_CASES = [
     OpCase(
         name="yolo_decode",
         make_inputs=yolo_head,
+        gpu_sizes=(0, 1, 5, 6, 15, 16, 17),
         sizes=(0, 1, 2, 4, 7, 24, 26, 13),
         floating=(0, 1),
         gradients=(0, 1),
-        tolerance=(2e-6, 2e-5),
+        tolerance=(2e-6, 5e-5),  # a corner is the difference of two lengths of hundreds of pixels
         summary="boxes, objectness and class scores of a raw YOLOv3 or YOLOv2 head, in one read and one write",
         source="YOLOv3 (Redmon and Farhadi 2018), YOLOv2 (2017); Darknet's [yolo] and [region] layers",
     ),
@@ -235,6 +273,7 @@ OP_CASES = [
         name="yolo_grid_decode",
         family="yolo_decode",
         make_inputs=yolo_grid,
+        gpu_sizes=(0, 1, 2, 3, 7, 16, 33, 40),
         sizes=(0, 1, 2, 3, 4, 20, 33, 50),
         floating=(0,),
         gradients=(0,),
@@ -300,6 +339,7 @@ OP_CASES = [
         name="match_anchors",
         make_inputs=match_anchors_inputs,
         sizes=(0, 1, 2, 3, 6, 7, 25, 24),
+        gpu_sizes=(0, 1, 2, 7, 13, 26, 27),
         floating=(0, 1),
         summary="Ground truth of every anchor of a ragged batch (RetinaNet, SSD, thresholds); no matrix of IoUs",
         source="torchvision's box_iou with Matcher and SSDMatcher",
@@ -314,6 +354,7 @@ OP_CASES = [
         sizes=(0, 1, 15, 16, 17, 3000),
         floating=(0, 1),
         gradients=(0, 1),
+        vmap=(0, 1),
         tolerance=(2e-6, 2e-5),
         summary="R-CNN's regression targets of boxes seen from anchors, weights or variances",
         source="R-CNN (Girshick et al. 2014), appendix C; torchvision's BoxCoder",
@@ -329,6 +370,7 @@ OP_CASES = [
         sizes=(0, 1, 15, 16, 17, 3000),
         floating=(0, 1),
         gradients=(0, 1),
+        vmap=(0, 1),
         tolerance=(2e-6, 2e-4),
         summary="Boxes that a regressor means at anchors, the inverse of `encode_boxes`, with the log-scale clip",
         source="R-CNN (Girshick et al. 2014), appendix C; torchvision's BoxCoder",

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from pydet import reference
-from pydet.ops import box_iou, complete_box_iou, distance_box_iou, generalized_box_iou, set_backend
+from pydet.ops import box_iof, box_iou, complete_box_iou, distance_box_iou, generalized_box_iou, set_backend
 
 INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 FLOATING = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -192,9 +192,44 @@ def test_devices_must_agree() -> None:
         box_iou(A.cuda(), B)
 
 
-FAMILY = (box_iou, generalized_box_iou, distance_box_iou, complete_box_iou)
+FAMILY = (box_iou, generalized_box_iou, distance_box_iou, complete_box_iou, box_iof)
 each_kind = pytest.mark.parametrize("function", FAMILY, ids=lambda f: f.__name__)
 TURN = 4 / math.pi**2 * (math.atan(1) - math.atan(2)) ** 2  # a square and a box twice as wide
+
+
+@pytest.mark.parametrize("dtype", [*FLOATING, torch.int64], ids=str)
+@pytest.mark.parametrize(
+    ("a", "b", "covered", "of_other"),
+    [
+        ((0, 0, 10, 10), (0, 0, 10, 10), 1, 1),
+        ((0, 0, 10, 10), (5, 0, 15, 20), 1 / 2, 1 / 4),
+        ((2, 2, 4, 4), (0, 0, 8, 8), 1, 1 / 16),
+        ((0, 0, 1, 1), (1, 0, 2, 1), 0, 0),
+        ((5, 5, 5, 5), (0, 0, 10, 10), NAN, 0),  # a point has nothing to cover
+    ],
+)
+def test_foreground_by_hand(a: tuple, b: tuple, covered: float, of_other: float, dtype: torch.dtype) -> None:
+    x, y = boxes_of(a).to(dtype), boxes_of(*[b] * 19).to(dtype)
+    first, second = box_iof(x, y), box_iof(y, x)
+    torch.testing.assert_close(first, torch.full_like(first, covered), rtol=0, atol=0, equal_nan=True)
+    torch.testing.assert_close(second, torch.full_like(second, of_other), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("position", range(8))
+def test_foreground_of_nan_is_nan(position: int) -> None:
+    corners = [0.0, 0, 10, 10, 5, 5, 15, 15]
+    corners[position] = NAN
+    assert box_iof(boxes_of(tuple(corners[:4])), boxes_of(tuple(corners[4:]))).isnan().item()
+
+
+def test_foreground_gradient_by_hand() -> None:
+    """2 x 2 with half of it covered: d (1 x 2) / (w h) by the covering edge is 2 / 4; its own far edge enlarges it."""
+    a = boxes_of((0, 0, 2, 2), dtype=torch.float64).requires_grad_()
+    b = boxes_of((-1, -1, 1, 3), dtype=torch.float64).requires_grad_()
+    of_a, of_b = torch.autograd.grad(box_iof(a, b).sum(), (a, b))
+    assert of_b.tolist() == [[0, 0, 2 / 4, 0]]
+    # x1 moves the overlap and the area: -2/4 + 2 * 2/16; x2 the area only: -2 * 2/16; y1, y2 cancel
+    assert of_a.tolist() == [[-1 / 4, 0, -1 / 4, 0]]
 
 
 @pytest.mark.parametrize("dtype", [*FLOATING, torch.int64], ids=str)
@@ -225,14 +260,18 @@ def test_kin_symmetric_moved_and_scaled(function: Callable[..., Tensor]) -> None
     generator = torch.Generator().manual_seed(4)
     a, b = (torch.rand(n, 4, generator=generator).double().cumsum(-1) * 50 for n in (40, 70))
     result = function(a, b)
-    assert torch.equal(result.T, function(b, a))
+    if function is not box_iof:
+        assert torch.equal(result.T, function(b, a))
     torch.testing.assert_close(function(a + 300, b + 300), result, rtol=1e-9, atol=1e-9)
     torch.testing.assert_close(function(a * 8, b * 8), result, rtol=1e-8, atol=1e-9)  # but for eps
     torch.testing.assert_close(function(a, a).diagonal(), torch.ones(40).double())
     lower = -2 if function is complete_box_iou else -1
     assert result.min() >= lower
     assert result.max() <= 1 + 1e-12
-    assert (result <= box_iou(a, b) + 1e-12).all()  # a hull that is the union may round below it
+    if function is box_iof:  # its divisor is part of the union
+        assert (result >= box_iou(a, b) - 1e-12).all()
+    else:  # a hull that is the union may round below it
+        assert (result <= box_iou(a, b) + 1e-12).all()
 
 
 @each_kind

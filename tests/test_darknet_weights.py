@@ -155,7 +155,7 @@ def test_big_networks_are_written_byte_by_byte(name: str, tmp_path: Path) -> Non
     from test_darknet_network import darknet_weights
 
     path = darknet_weights(name, tmp_path)
-    assert path.stat().st_size == models.MODELS[name].weights_bytes
+    assert path.stat().st_size == models.MODELS[name].weights.size
     save_weights(models.load(name, weights=path, fuse=False), tmp_path / "b.weights")
     assert (tmp_path / "b.weights").read_bytes() == path.read_bytes()
 
@@ -240,7 +240,7 @@ def test_half_precision_that_would_overflow(tmp_path: Path) -> None:
 
 
 def test_load_says_what_to_do(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"unknown model 'yolov9'; known ones are yolov3, yolov3-spp, yolov3-tiny"):
+    with pytest.raises(ValueError, match=r"unknown model 'yolov9'; known ones are .*yolov3, yolov3-spp, yolov3-tiny"):
         models.load("yolov9")
     with pytest.raises(
         ValueError, match=r"yolov3\.weights \(248,007,048 bytes\) at https://pjreddie.*weights='yolov3\.w"
@@ -248,8 +248,8 @@ def test_load_says_what_to_do(tmp_path: Path) -> None:
         models.load("yolov3")
     with pytest.raises(ValueError, match=r"cfg='a\.cfg' needs weights="):
         models.load(cfg="a.cfg")
-    with pytest.raises(ValueError, match=r"weights must be a \.weights or \.safetensors file, got 'a\.pt'"):
-        models.load(weights="a.pt")
+    with pytest.raises(ValueError, match=r"weights must be a \.weights, \.pth or \.safetensors file, got 'a\.onnx'"):
+        models.load(weights="a.onnx")
     for name in ("none.weights", "none.safetensors"):
         with pytest.raises(FileNotFoundError, match=name):
             models.load(weights=tmp_path / name)

@@ -24,7 +24,7 @@ def math(request: pytest.FixtureRequest) -> ModuleType:
     includes = [f"-I{pybind11.get_include()}", f"-I{sysconfig.get_path('include')}"]
     source = Path(__file__).parent / f"{name}.cpp"
     file = f"{name}{sysconfig.get_config_var('EXT_SUFFIX')}"
-    library = compile_cpp(request.config.cache.mkdir("compiled"), file, [source], includes)
+    library = compile_cpp(request.config.cache.mkdir("compiled"), file, source, includes)
     spec = importlib.util.spec_from_file_location(name, library)
     assert spec is not None
     assert spec.loader is not None

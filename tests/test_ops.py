@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
+import warnings
 from typing import Any
 
 import pytest
 import torch
 from op_cases import OP_CASES, OpCase
+from op_checks import assert_close, each_tensor, outputs, strided
 from torch import Tensor
 
 from pydet import ops
@@ -20,14 +23,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("case", OP_CASES, ids=[case.name for case in OP_CASES])
 
 
-def outputs(result: Any) -> tuple[Tensor, ...]:
-    return result if isinstance(result, tuple) else (result,)
-
-
 def assert_same(case: OpCase, result: Any, expected: Any) -> None:
-    for ours, theirs in zip(outputs(result), outputs(expected), strict=True):
-        rtol, atol = case.tolerance or (0, 0)
-        torch.testing.assert_close(ours, theirs, rtol=rtol, atol=atol, equal_nan=True)
+    assert_close(result, expected, case.tolerance)
 
 
 def test_equals_reference(case: OpCase, size: int) -> None:
@@ -41,16 +38,9 @@ def test_dtypes(case: OpCase, dtype: torch.dtype) -> None:
     assert_same(case, case.function(*args), case.reference(*args))
 
 
-def strided(tensor: Tensor) -> Tensor:
-    """The same values behind other strides: every second element of each dimension of a larger tensor."""
-    wide = tensor.new_full([2 * n for n in tensor.shape], 7)
-    view = wide[tuple(slice(None, None, 2) for _ in tensor.shape)]
-    return view.copy_(tensor)
-
-
 def test_non_contiguous(case: OpCase) -> None:
     args = case.inputs(case.sizes[-1])
-    views = tuple(strided(arg) if isinstance(arg, Tensor) else arg for arg in args)
+    views = each_tensor(args, strided)
     assert not any(v.is_contiguous() for v in views if isinstance(v, Tensor))
     assert_same(case, case.function(*views), case.function(*args))
 
@@ -130,6 +120,81 @@ def test_gradient(case: OpCase) -> None:
         torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-12)
     else:
         assert torch.autograd.gradcheck(case.function, tuple(args))
+
+
+def test_second_gradient(case: OpCase) -> None:
+    """Is that of the reference: never silently 0, nor a constant."""
+    if not case.gradients:
+        pytest.skip("has no gradient")
+    args = list(case.inputs(3, dtype=torch.float64))
+    leaves = [args[i].requires_grad_() for i in case.gradients]
+    found = []
+    for function in (case.function, case.reference):
+        results = [r for r in outputs(function(*args)) if r.is_floating_point()]
+        loss = sum((r**2 * torch.arange(1, r.numel() + 1).reshape(r.shape)).sum() for r in results)
+        first = torch.autograd.grad(loss, leaves, create_graph=True)
+        found.append(torch.autograd.grad(sum((g**2).sum() for g in first), leaves))
+    torch.testing.assert_close(*found, rtol=1e-7, atol=1e-10)
+    if not case.constant_in_gradient:
+        # Differences of losses of a hundred have no more digits.
+        assert torch.autograd.gradgradcheck(case.function, tuple(args), atol=1e-4)
+
+
+def mapped_inputs(
+    case: OpCase, size: int, mapped: tuple[int, ...]
+) -> tuple[list[list[Any]], list[Any], tuple[Any, ...]]:
+    """Three samples that differ in the mapped arguments, these arguments stacked, and where."""
+    first, *others = (list(case.inputs(size, seed)) for seed in range(3))
+    samples = [first, *([o[i] if i in mapped else a for i, a in enumerate(first)] for o in others)]
+    in_dims = tuple(i % 2 if i in mapped else None for i in range(len(first)))
+    dims = enumerate(in_dims)
+    stacked = [first[i] if dim is None else torch.stack([s[i] for s in samples], dim) for i, dim in dims]
+    return samples, stacked, in_dims
+
+
+def test_vmap_is_a_loop(case: OpCase) -> None:
+    if not case.vmap:
+        pytest.skip("has no rule for vmap")
+    for size, mapped in itertools.product((case.sizes[0], *case.sizes[-2:]), (case.vmap, *((i,) for i in case.vmap))):
+        samples, stacked, in_dims = mapped_inputs(case, size, mapped)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # torch warns where it loops itself
+            result = torch.func.vmap(case.function, in_dims)(*stacked)
+        assert_same(case, result, torch.stack([case.function(*sample) for sample in samples]))
+
+
+def test_gradient_through_vmap(case: OpCase) -> None:
+    if not (case.vmap and case.gradients):
+        pytest.skip("has no rule for vmap or no gradient")
+    samples, stacked, in_dims = mapped_inputs(case, case.sizes[-1], case.vmap)
+    for i in case.gradients:
+        stacked[i].requires_grad_()
+    wanted = [stacked[i] for i in case.gradients]
+    result = torch.func.vmap(case.function, in_dims)(*stacked)
+    weight = torch.rand(result.shape, generator=torch.Generator().manual_seed(0))
+    ours = torch.autograd.grad(result, wanted, weight, retain_graph=True)
+    for i, (sample, w) in enumerate(zip(samples, weight, strict=True)):
+        leaves = [sample[k].requires_grad_() for k in case.gradients]
+        theirs = torch.autograd.grad(case.function(*sample), leaves, w)
+        for k, of_all, of_one in zip(case.gradients, ours, theirs, strict=True):
+            torch.testing.assert_close(of_all.select(in_dims[k], i), of_one, rtol=1e-4, atol=1e-6)
+
+
+def test_batch_of_gradients(case: OpCase) -> None:
+    """Several gradients at a time, as torch.autograd.functional.jacobian(vectorize=True) asks for them."""
+    if not (case.vmap and case.gradients):
+        pytest.skip("has no rule for vmap or no gradient")
+    args = list(case.inputs(case.sizes[-1]))
+    leaves = [args[i].requires_grad_() for i in case.gradients]
+    result = case.function(*args)
+    weights = torch.rand(3, *result.shape, generator=torch.Generator().manual_seed(0))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        ours = torch.autograd.grad(result, leaves, weights, retain_graph=True, is_grads_batched=True)
+    for i, weight in enumerate(weights):
+        theirs = torch.autograd.grad(result, leaves, weight, retain_graph=True)
+        for x, y in zip(ours, theirs, strict=True):
+            torch.testing.assert_close(x[i], y, rtol=1e-4, atol=1e-6)
 
 
 def test_reference_backend_serves(case: OpCase) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 from op_cases import random_boxes
-from torch import Tensor
+from op_checks import outputs
 
 from pydet import ops, reference
 
@@ -74,10 +74,6 @@ SIGNATURES = {"box_iou": box_iou_signature, "yolo_decode": yolo_decode_signature
 
 def launcher(name: str) -> Any:
     return getattr(importlib.import_module(f"pydet.triton_kernels.{name}"), name)
-
-
-def outputs(result: Any) -> tuple[Tensor, ...]:
-    return result if isinstance(result, tuple) else (result,)
 
 
 def test_every_kernel_is_tested() -> None:

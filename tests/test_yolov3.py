@@ -44,7 +44,7 @@ def dog() -> Tensor:
 def test_number_of_parameters(name: str) -> None:
     stored = sum(t.numel() for layer in network(name).layers for t in layer.darknet_tensors().values())
     assert stored == PARAMETERS[name]
-    assert 4 * stored + 20 == MODELS[name].weights_bytes
+    assert 4 * stored + 20 == MODELS[name].weights.size
 
 
 @pytest.mark.parametrize("name", PARAMETERS)

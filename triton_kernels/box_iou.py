@@ -68,9 +68,10 @@ def box_iou_kernel(  # type: ignore[no-untyped-def]
     tl.store(out + offset, iou, mask=(row < n)[:, None] & (column < m)[None, :])
 
 
-def box_iou(boxes1: Tensor, boxes2: Tensor, fmt: str = "xyxy") -> Tensor:
+def box_iou(boxes1: Tensor, boxes2: Tensor, fmt: str = "xyxy", aligned: bool = False) -> Tensor:
     """`pydet.ops.box_iou` for [..., N, 4] and [..., M, 4] on one GPU."""
     op = "box_iou"
+    require(not aligned, op, "aligned boxes have no Triton kernel yet", aligned)
     for name, boxes, letter in (("boxes1", boxes1, "N"), ("boxes2", boxes2, "M")):
         shape = list(boxes.shape)
         require(len(shape) >= 2 and shape[-1] == 4, op, f"{name} must be [..., {letter}, 4]", shape)

@@ -19,7 +19,7 @@ inline BoxFormat check_box_format(const char* op, const std::string& fmt) {
 }
 
 // Every box of one set with every box of another.
-inline void check_box_pairs(const char* op,
+inline void check_all_pairs(const char* op,
                             const Tensor& boxes1,    // [..., N, 4]
                             const Tensor& boxes2) {  // [..., M, 4]
   check_box_dtype(op, "boxes1", boxes1);
@@ -33,26 +33,34 @@ inline void check_box_pairs(const char* op,
   check_same_device(op, "boxes1", boxes1, "boxes2", boxes2);
 }
 
-inline BoxFormat check_box_iou(const Tensor& boxes1,  // [..., N, 4]
-                               const Tensor& boxes2,  // [..., M, 4]
-                               const std::string& fmt) {
-  check_box_pairs("box_iou", boxes1, boxes2);
-  return check_box_format("box_iou", fmt);
-}
-
 // Each box of one set with the box at the same place of another.
-inline void check_box_iou_loss(const char* op,
-                               const Tensor& boxes1,  // [..., 4]
-                               const Tensor& boxes2,  // [..., 4]
-                               const std::string& reduction) {
+inline void check_aligned_pairs(const char* op,
+                                const Tensor& boxes1,    // [..., 4]
+                                const Tensor& boxes2) {  // [..., 4]
   check_box_dtype(op, "boxes1", boxes1);
   check_box_dtype(op, "boxes2", boxes2);
   PYDET_CHECK(boxes1.dim() >= 1 && boxes1.size(-1) == 4, op, ": boxes1 must be [..., 4], got ", shape_of(boxes1));
-  PYDET_CHECK(shape_of(boxes1) == shape_of(boxes2), op, ": boxes2 must be ", shape_of(boxes1), " as boxes1, got ",
+  PYDET_CHECK(boxes1.sizes() == boxes2.sizes(), op, ": boxes2 must be ", shape_of(boxes1), " as boxes1, got ",
               shape_of(boxes2));
-  PYDET_CHECK(reduction == "none" || reduction == "mean" || reduction == "sum", op,
-              ": reduction must be 'none', 'mean' or 'sum', got '", reduction, "'");
   check_same_device(op, "boxes1", boxes1, "boxes2", boxes2);
+}
+
+inline BoxFormat check_box_iou(const char* op, const Tensor& boxes1, const Tensor& boxes2, const std::string& fmt,
+                               bool aligned) {
+  if (aligned) {
+    check_aligned_pairs(op, boxes1, boxes2);
+  } else {
+    check_all_pairs(op, boxes1, boxes2);
+  }
+  return check_box_format(op, fmt);
+}
+
+inline Reduction check_box_iou_loss(const char* op,
+                                    const Tensor& boxes1,  // [..., 4]
+                                    const Tensor& boxes2,  // [..., 4]
+                                    const std::string& reduction) {
+  check_aligned_pairs(op, boxes1, boxes2);
+  return check_reduction(op, reduction);
 }
 
 // float64 for float64 and integer boxes, float32 for everything narrower: half precision overflows on areas.

@@ -23,12 +23,12 @@ inline __attribute__((always_inline)) void box_iou_backward_block(const IouBox<T
     row_sums[1][lane] += g.a.y1;
     row_sums[2][lane] += g.a.x2;
     row_sums[3][lane] += g.a.y2;
-    row_sums[4][lane] += g.area;
+    row_sums[4][lane] += g.area_a;
     column_sums[0][k] += g.b.x1;
     column_sums[1][k] += g.b.y1;
     column_sums[2][k] += g.b.x2;
     column_sums[3][k] += g.b.y2;
-    column_sums[4][k] += g.area;
+    column_sums[4][k] += g.area_b;
     if (kind == IouKind::complete) {
       row_sums[5][lane] += g.angle;
       column_sums[5][k] -= g.angle;

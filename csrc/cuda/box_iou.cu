@@ -45,8 +45,9 @@ void box_iou_launch(const Tensor& boxes1, const Tensor& boxes2, BoxFormat format
 
 Tensor box_iou_cuda(const Tensor& boxes1,  // [..., N, 4]
                     const Tensor& boxes2,  // [..., M, 4]
-                    std::string fmt) {
-  const BoxFormat format = check_box_iou(boxes1, boxes2, fmt);
+                    std::string fmt, bool aligned) {
+  const BoxFormat format = check_box_iou("box_iou", boxes1, boxes2, fmt, aligned);
+  PYDET_CHECK(!aligned, "box_iou: aligned boxes have no CUDA kernel yet");
   const DeviceGuard guard(boxes1.get_device_index());
   // One kernel a dtype: a mixed pair is brought to what the arithmetic would use anyway.
   const bool out_double = boxes1.scalar_type() == ScalarType::Double || boxes2.scalar_type() == ScalarType::Double;

@@ -1,13 +1,25 @@
 // What every CUDA entry needs: the tensor's device, torch's current stream, a launch that is checked.
-#pragma once
+// tests/cuda_on_cpu/cuda_utils.cuh is the same for the CPU, included first there and with this guard, so that this file
+// is empty then. What is added here is added there.
+#ifndef PYDET_CUDA_UTILS
+#define PYDET_CUDA_UTILS
 
 #include <cuda_runtime.h>
 #include <torch/csrc/inductor/aoti_torch/c/shim.h>
 #include <torch/csrc/stable/accelerator.h>
 
+#include <array>
+#include <atomic>
+
 #include "../torch_utils.h"
 
 namespace pydet {
+
+#define PYDET_CUDA_CHECK(call)                                                              \
+  do {                                                                                      \
+    const cudaError_t error_ = (call);                                                      \
+    PYDET_CHECK(error_ == cudaSuccess, "CUDA: ", cudaGetErrorString(error_), " in " #call); \
+  } while (0)
 
 inline cudaStream_t current_stream(const Tensor& t) {
   void* stream = nullptr;
@@ -15,9 +27,32 @@ inline cudaStream_t current_stream(const Tensor& t) {
   return static_cast<cudaStream_t>(stream);
 }
 
-// launch(kernel, grid, block, shared bytes, stream, arguments...): the one way kernels are started.
+// Of the current device, that of the DeviceGuard: what the grid of a kernel that loops is sized with.
+inline int multiprocessors() {
+  static std::array<std::atomic<int>, 64> known{};
+  int device = 0, count = 0;
+  PYDET_CUDA_CHECK(cudaGetDevice(&device));
+  if (device < static_cast<int>(known.size())) count = known[device];
+  if (count == 0) {
+    PYDET_CUDA_CHECK(cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device));
+    if (device < static_cast<int>(known.size())) known[device] = count;
+  }
+  return count;
+}
+
+// In a kernel: its dynamic shared memory, of as many bytes as launch() was told, aligned to 16, as a T* called `name`.
+#define PYDET_DYNAMIC_SHARED(T, name)             \
+  extern __shared__ uint4 pydet_dynamic_shared[]; \
+  T* const name = reinterpret_cast<T*>(pydet_dynamic_shared)
+
+// launch(kernel, grid, block, shared bytes, stream, arguments...): the one way kernels are started. Every GPU has 64
+// KiB of dynamic shared memory for a block; more than 48 must be asked for.
 template <typename... Params, typename... Args>
 inline void launch(void (*kernel)(Params...), dim3 grid, dim3 block, size_t shared, cudaStream_t stream, Args... args) {
+  if (shared > size_t{48} << 10) {
+    PYDET_CUDA_CHECK(
+        cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared)));
+  }
   kernel<<<grid, block, shared, stream>>>(static_cast<Params>(args)...);
   const cudaError_t error = cudaGetLastError();
   PYDET_CHECK(error == cudaSuccess, "CUDA launch failed: ", cudaGetErrorString(error));
@@ -26,3 +61,5 @@ inline void launch(void (*kernel)(Params...), dim3 grid, dim3 block, size_t shar
 using torch::stable::accelerator::DeviceGuard;
 
 }  // namespace pydet
+
+#endif  // PYDET_CUDA_UTILS

@@ -5,8 +5,9 @@
 
 namespace pydet {
 
-// GIoU: Rezatofighi et al. 2019. DIoU and CIoU: Zheng et al. 2020.
-enum class IouKind : int { iou = 0, generalized = 1, distance = 2, complete = 3 };
+// GIoU: Rezatofighi et al. 2019. DIoU and CIoU: Zheng et al. 2020. Foreground: the overlap over the area of the first
+// box, which is IoF in mmcv and COCO's IoU with a crowd.
+enum class IouKind : int { iou = 0, generalized = 1, distance = 2, complete = 3, foreground = 4 };
 
 // A box with what all its pairs share. `angle` is atan(width / height), used by the complete IoU only.
 template <typename T>
@@ -52,6 +53,7 @@ constexpr double kAspectScale = 0.40528473456935108578;  // 4 / pi^2: v of CIoU 
 template <IouKind kind, typename T>
 PYDET_HD T pair_iou(const IouBox<T>& a, const IouBox<T>& b, const IouRules<T>& rules) {
   const T overlap = intersection(a.box, b.box);
+  if constexpr (kind == IouKind::foreground) return overlap / a.area;
   const T joint = a.area + b.area - overlap;
   if constexpr (kind == IouKind::iou) return overlap / joint;
   const T iou = overlap / (joint + rules.union_eps);
@@ -71,12 +73,12 @@ PYDET_HD T pair_iou(const IouBox<T>& a, const IouBox<T>& b, const IouRules<T>& r
   return diou;
 }
 
-// Gradient of a pair: of the corners of both boxes as far as they are of this pair alone, of either area (which are
-// equal), and of the angle of a (that of b is its negative).
+// Gradient of a pair: of the corners of both boxes as far as they are of this pair alone, of their areas (which are
+// equal, but that of b is 0 where only a is divided by), and of the angle of a (that of b is its negative).
 template <typename T>
 struct IouGradient {
   Box<T> a, b;
-  T area, angle;
+  T area_a, area_b, angle;
 };
 
 // How much of the gradient of max(a, b) is that of a: ties are shared, as in torch.
@@ -108,10 +110,10 @@ PYDET_HD IouGradient<T> pair_iou_gradient(const IouBox<T>& a, const IouBox<T>& b
   const T height = minimum(a.box.y2, b.box.y2) - maximum(a.box.y1, b.box.y1);
   const T w = width < T(0) ? T(0) : width, h = height < T(0) ? T(0) : height;
   const T overlap = w * h;
-  const T joint = a.area + b.area - overlap;
+  const T joint = kind == IouKind::foreground ? a.area : a.area + b.area - overlap;
   const T per_union = T(1) / (joint + rules.union_eps);
   const T iou = overlap * per_union;
-  T to_overlap = (T(1) + iou) * per_union, to_area = -iou * per_union;
+  T to_overlap = kind == IouKind::foreground ? per_union : (T(1) + iou) * per_union, to_area = -iou * per_union;
   T to_hull_width = T(0), to_hull_height = T(0), to_x = T(0), to_y = T(0), to_angle = T(0);
   if constexpr (kind == IouKind::generalized) {
     const Extent<T> around = hull(a.box, b.box, rules.least_extent);
@@ -144,6 +146,7 @@ PYDET_HD IouGradient<T> pair_iou_gradient(const IouBox<T>& a, const IouBox<T>& b
   const T g_width = chain(gradient, to_overlap * h * in_width), g_height = chain(gradient, to_overlap * w * in_height);
   const T g_hull_width = chain(gradient, to_hull_width), g_hull_height = chain(gradient, to_hull_height);
   const T g_x = chain(gradient, to_x), g_y = chain(gradient, to_y);
+  const T g_area = chain(gradient, to_area);
   // What holds the overlap on one side is a's share; what holds the hull there is the rest.
   const T left = share_of_first(a.box.x1, b.box.x1), top = share_of_first(a.box.y1, b.box.y1);
   const T right = share_of_first(b.box.x2, a.box.x2), bottom = share_of_first(b.box.y2, a.box.y2);
@@ -153,7 +156,8 @@ PYDET_HD IouGradient<T> pair_iou_gradient(const IouBox<T>& a, const IouBox<T>& b
        g_x + (g_width * right + g_hull_width * far_right), g_y + (g_height * bottom + g_hull_height * far_bottom)},
       {-g_x - (g_width * far_left + g_hull_width * left), -g_y - (g_height * far_top + g_hull_height * top),
        -g_x + (g_width * far_right + g_hull_width * right), -g_y + (g_height * far_bottom + g_hull_height * bottom)},
-      chain(gradient, to_area),
+      g_area,
+      kind == IouKind::foreground ? T(0) : g_area,
       chain(gradient, to_angle)};
 }
 

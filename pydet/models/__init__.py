@@ -3,24 +3,33 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
 from pydet.models.checkpoint import load_checkpoint, save_checkpoint
-from pydet.models.darknet import CfgError, Darknet, Section, WeightsError, load_weights, read_cfg, save_weights
+from pydet.models.darknet import CfgError, Darknet, WeightsError, load_weights, read_cfg, save_weights
+from pydet.models.detection import DetectionModel
+from pydet.models.registry import ASSETS, MODELS, DarknetDefinition, Definition, TorchvisionDefinition, find, read_lines
+from pydet.models.retinanet import RetinaNet
+from pydet.models.ssd import SSD
+from pydet.models.torchvision import load_torchvision
 from pydet.models.yolov3 import yolov3, yolov3_spp, yolov3_tiny
 
 __all__ = [
     "MODELS",
+    "SSD",
     "CfgError",
     "Darknet",
+    "Definition",
+    "DetectionModel",
+    "RetinaNet",
     "WeightsError",
     "coco_names",
     "load",
     "load_checkpoint",
+    "load_torchvision",
     "load_weights",
     "read_cfg",
     "save_checkpoint",
@@ -29,28 +38,6 @@ __all__ = [
     "yolov3_spp",
     "yolov3_tiny",
 ]
-
-ASSETS = Path(__file__).parent.parent / "assets"
-
-
-@dataclass(frozen=True)
-class Definition:
-    """A published network: its sections, and where its weights are."""
-
-    sections: Callable[..., list[Section]]
-    weights_file: str
-    weights_bytes: int
-
-    @property
-    def page(self) -> str:
-        return "https://pjreddie.com/darknet/yolo/"
-
-
-MODELS = {
-    "yolov3": Definition(yolov3, "yolov3.weights", 248_007_048),
-    "yolov3-spp": Definition(yolov3_spp, "yolov3-spp.weights", 252_209_544),
-    "yolov3-tiny": Definition(yolov3_tiny, "yolov3-tiny.weights", 35_434_956),
-}
 
 
 def load(
@@ -62,16 +49,16 @@ def load(
     class_names: Sequence[str] | str | os.PathLike[str] | None = None,
     batch_norm: str = "cuda",
     fuse: bool = True,
-) -> Darknet:
+) -> DetectionModel:
     """A network with its weights, in evaluation mode.
 
     Args:
         model: One of `MODELS`. A `cfg`, or a checkpoint as `weights`, says itself what network it is.
-        weights: A Darknet `.weights` file or a `.safetensors` checkpoint; None for those that come with pydet.
+        weights: A Darknet `.weights` file, torchvision's `.pth` of SSD or RetinaNet, or a `.safetensors` checkpoint;
+            None for those that come with pydet.
         cfg: A Darknet cfg: other classes, anchors, masks, sizes.
-        image_size: The side of a square, or (height, width), that pictures are letterboxed to.
-        class_names: The names, or a file with one on each line. None: the checkpoint's, or COCO's for 80 classes, or
-            numbers.
+        image_size: The side of a square, or (height, width), that pictures are brought to; None for the published one.
+        class_names: The names, or a file with one on each line. None: the checkpoint's, or COCO's, or numbers.
         batch_norm: "cuda", or "cpu" for a network that was trained with Darknet's CPU build.
         fuse: Fold batch normalisation for speed; such a network can neither be trained nor saved.
     """
@@ -85,61 +72,64 @@ def load(
     if suffix == ".safetensors":
         network = load_checkpoint(weights, None if cfg is None else read_cfg(cfg), size, names, batch_norm)
     elif suffix == ".weights":
-        sections = read_cfg(cfg) if cfg is not None else _definition(model, names)
-        with torch.device("meta"):  # the weights' own memory is used: nothing is allocated for a file that does not fit
-            network = Darknet(sections, size, names, batch_norm)
-        load_weights(network, weights)
-        _check_complete(network, weights)
+        network = _from_darknet(model, weights, cfg, size, names, batch_norm)
+    elif suffix in (".pth", ".pt"):
+        definition = find(model)
+        if not isinstance(definition, TorchvisionDefinition) or cfg is not None:
+            raise ValueError(f"load: {os.fspath(weights)}: {model} has Darknet's weights, not a {suffix} file")
+        network = definition.build(names, size)
+        load_torchvision(network, weights)
     else:
-        raise ValueError(f"load: weights must be a .weights or .safetensors file, got {os.fspath(weights)!r}")
-    if names is None and network.num_classes == 80 and network.class_names[0] == "class 0":
-        network.class_names = coco_names()
+        known = "a .weights, .pth or .safetensors file"
+        raise ValueError(f"load: weights must be {known}, got {os.fspath(weights)!r}")
+    if names is None and isinstance(network, Darknet) and network.num_classes == 80:
+        network.class_names = coco_names() if network.class_names[0] == "class 0" else network.class_names
     network.eval().requires_grad_(False)
     return (network.fuse() if fuse else network).to(device)
 
 
 def coco_names() -> list[str]:
     """The 80 classes of COCO, in Darknet's order and words."""
-    return (ASSETS / "coco.names").read_text(encoding="utf-8").split("\n")[:80]
+    return read_lines(ASSETS / "coco.names")
 
 
-def _find(model: str) -> Definition:
-    if model not in MODELS:
-        raise ValueError(f"load: unknown model {model!r}; known ones are {', '.join(sorted(MODELS))}")
-    return MODELS[model]
-
-
-def _definition(model: str, names: Sequence[str] | None) -> list[Section]:
-    definition = _find(model)
-    return definition.sections() if names is None else definition.sections(num_classes=len(names))
+def _from_darknet(
+    model: str,
+    weights: str | os.PathLike[str],
+    cfg: str | os.PathLike[str] | None,
+    size: tuple[int, int] | None,
+    names: Sequence[str] | None,
+    batch_norm: str,
+) -> Darknet:
+    with torch.device("meta"):  # the weights' own memory is used: nothing is allocated for a file that does not fit
+        if cfg is not None:
+            network = Darknet(read_cfg(cfg), size, names, batch_norm)
+        else:
+            definition = find(model)
+            if not isinstance(definition, DarknetDefinition):
+                raise ValueError(f"load: {os.fspath(weights)}: {model} has torchvision's weights, not a .weights file")
+            network = definition.build(names, size, batch_norm)
+    load_weights(network, weights)
+    for name, tensor in network.state_dict().items():
+        if tensor.is_meta:
+            raise WeightsError(f"{os.fspath(weights)}: {name} is not in it: its layer has dontload=1 in the cfg")
+    return network
 
 
 def _embedded(model: str) -> Path:
     """Path of the checkpoint that comes with pydet; an error that says where to get the weights of others."""
-    definition = _find(model)
+    weights = find(model).weights
     path = ASSETS / f"{model}.safetensors"
     if not path.exists():
-        raise ValueError(
-            f"load: the weights of {model} do not come with pydet. Their author offers {definition.weights_file} "
-            f"({definition.weights_bytes:,} bytes) at {definition.page}; download it and pass "
-            f"weights='{definition.weights_file}' (on the command line: --weights {definition.weights_file})"
+        where = "; nobody is known to publish any" if weights is None else f". Their author offers {weights}"
+        advice = (
+            ""
+            if weights is None
+            else (f"; download it and pass weights={weights.file!r} (on the command line: --weights {weights.file})")
         )
+        raise ValueError(f"load: the weights of {model} do not come with pydet{where}{advice}")
     return path
 
 
 def _read_names(names: Sequence[str] | str | os.PathLike[str] | None) -> list[str] | None:
-    if names is None:
-        return None
-    if isinstance(names, (str, os.PathLike)):
-        try:
-            lines = Path(names).read_text(encoding="utf-8-sig").splitlines()
-        except UnicodeDecodeError as error:
-            raise ValueError(f"{os.fspath(names)}: not a text file of class names: {error}") from error
-        return [line.strip() for line in lines if line.strip()]
-    return list(names)
-
-
-def _check_complete(network: Darknet, weights: str | os.PathLike[str]) -> None:
-    for name, tensor in network.state_dict().items():
-        if tensor.is_meta:
-            raise WeightsError(f"{os.fspath(weights)}: {name} is not in it: its layer has dontload=1 in the cfg")
+    return read_lines(Path(names)) if isinstance(names, (str, os.PathLike)) else None if names is None else list(names)

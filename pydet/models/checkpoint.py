@@ -16,6 +16,9 @@ from torch import Tensor
 from pydet.models.darknet.cfg import Section, format_cfg, parse_cfg
 from pydet.models.darknet.network import Darknet
 from pydet.models.darknet.weights import FUSED, WeightsError
+from pydet.models.detection import DetectionModel
+from pydet.models.registry import MODELS, Definition
+from pydet.models.torchvision import check_tensors
 
 # One entry that holds all of it as JSON: safetensors writes several in random order, and a file made twice from the
 # same network is to have the same bytes.
@@ -24,7 +27,7 @@ FORMAT = 1
 
 
 def save_checkpoint(
-    network: Darknet,
+    network: DetectionModel,
     path: str | os.PathLike[str],
     dtype: torch.dtype = torch.float32,
     sources: Mapping[str, str] | None = None,
@@ -46,13 +49,11 @@ def save_checkpoint(
         if not kept.isfinite().all() and tensor.isfinite().all():
             raise WeightsError(f"{path}: {name} has numbers that {dtype} cannot hold; save as torch.float32")
         tensors[name] = kept
-    metadata = {
-        "format": FORMAT,
-        "cfg": format_cfg(network.sections),
-        "class_names": network.class_names,
-        "weights_header": network.weights_header,
-        "sources": dict(sources or {}),
-    }
+    metadata = {"format": FORMAT, "class_names": network.class_names, "sources": dict(sources or {})}
+    if isinstance(network, Darknet):
+        metadata |= {"cfg": format_cfg(network.sections), "weights_header": network.weights_header}
+    else:
+        metadata["model"] = network.name
     path = Path(path)
     unfinished = path.with_name(path.name + ".part")
     unfinished.write_bytes(save(tensors, metadata={METADATA_KEY: json.dumps(metadata, ensure_ascii=False)}))
@@ -65,7 +66,7 @@ def load_checkpoint(
     image_size: tuple[int, int] | None = None,
     class_names: Sequence[str] | None = None,
     batch_norm: str = "cuda",
-) -> Darknet:
+) -> DetectionModel:
     """The network of a checkpoint, in float32 on the CPU.
 
     Args:
@@ -73,15 +74,29 @@ def load_checkpoint(
         image_size, class_names, batch_norm: As for `Darknet`; None for the checkpoint's own.
     """
     metadata, tensors = _read(path)
-    if sections is None:
-        sections = parse_cfg(metadata["cfg"], source=f"{path} (its cfg)")
-        class_names = metadata["class_names"] if class_names is None else class_names
+    names = metadata["class_names"] if class_names is None else class_names
     with torch.device("meta"):
-        network = Darknet(sections, image_size, class_names, batch_norm)
-    _check(path, tensors, network.state_dict())
-    network.load_state_dict({name: tensor.float() for name, tensor in tensors.items()}, assign=True)
-    network.weights_header = tuple(metadata["weights_header"])
+        if "model" in metadata:
+            network: DetectionModel = _definition(path, metadata["model"]).build(names, image_size)
+        elif sections is None:
+            network = Darknet(parse_cfg(metadata["cfg"], source=f"{path} (its cfg)"), image_size, names, batch_norm)
+        else:
+            network = Darknet(sections, image_size, class_names, batch_norm)
+    check_tensors(path, tensors, network.state_dict(), "the model" if "model" in metadata else "the cfg")
+    network.load_state_dict({name: _restored(tensor) for name, tensor in tensors.items()}, assign=True)
+    if isinstance(network, Darknet):
+        network.weights_header = tuple(metadata["weights_header"])
     return network
+
+
+def _definition(path: str | os.PathLike[str], name: object) -> Definition:
+    if name not in MODELS:
+        raise WeightsError(f"{path}: for the model {str(name)[:40]!r}, which this version of pydet does not know")
+    return MODELS[str(name)]
+
+
+def _restored(tensor: Tensor) -> Tensor:
+    return tensor.float() if tensor.is_floating_point() else tensor
 
 
 def _read(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -93,22 +108,11 @@ def _read(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, Tenso
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no dict
     except (SafetensorError, ValueError) as error:
         raise WeightsError(f"{path}: not a safetensors file, or a damaged one: {error}") from error
-    kinds = {"cfg": str, "class_names": list, "weights_header": list}
+    kinds: dict[str, type] = {"class_names": list}
+    if isinstance(metadata, dict):
+        kinds |= {"model": str} if "model" in metadata else {"cfg": str, "weights_header": list}
     if not isinstance(metadata, dict) or any(not isinstance(metadata.get(k), kind) for k, kind in kinds.items()):
         raise WeightsError(f"{path}: a safetensors file, but not one of pydet: it does not say what network it is for")
     if metadata.get("format") != FORMAT:
         raise WeightsError(f"{path}: format {metadata.get('format')}; this version of pydet reads format {FORMAT}")
     return metadata, tensors
-
-
-def _check(path: str | os.PathLike[str], tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:
-    """Raises WeightsError for the first tensor that is missing, left over or of another shape than the network's."""
-    for name in wanted:
-        if name not in tensors:
-            raise WeightsError(f"{path}: {name} is missing; the cfg is for another network")
-    for name, tensor in tensors.items():
-        if name not in wanted:
-            raise WeightsError(f"{path}: {name} does not belong to the network of the cfg")
-        if tensor.shape != wanted[name].shape:
-            needed = list(wanted[name].shape)
-            raise WeightsError(f"{path}: {name} has shape {list(tensor.shape)}, the cfg needs {needed}")

@@ -5,7 +5,8 @@ Replacing `from torchvision.ops import nms` by `from pydet.ops import nms` is th
 
 from pydet.ops._backend import OPERATORS, backend_of, set_backend
 from pydet.ops.batched_nms import batched_nms
-from pydet.ops.box_iou import box_iou, complete_box_iou, distance_box_iou, generalized_box_iou
+from pydet.ops.bbox_overlaps import bbox_overlaps
+from pydet.ops.box_iou import box_iof, box_iou, complete_box_iou, distance_box_iou, generalized_box_iou
 from pydet.ops.box_iou_loss import complete_box_iou_loss, distance_box_iou_loss, generalized_box_iou_loss
 from pydet.ops.boxes import box_area, box_convert, clip_boxes_to_image, remove_small_boxes
 from pydet.ops.decode_boxes import decode_boxes
@@ -22,8 +23,10 @@ __all__ = [
     "OPERATORS",
     "backend_of",
     "batched_nms",
+    "bbox_overlaps",
     "box_area",
     "box_convert",
+    "box_iof",
     "box_iou",
     "clip_boxes_to_image",
     "complete_box_iou",

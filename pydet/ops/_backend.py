@@ -33,6 +33,7 @@ def _triton_operator(name: str) -> Any | None:
 
 OPERATORS = (
     "batched_nms",
+    "box_iof",
     "box_iou",
     "complete_box_iou",
     "complete_box_iou_loss",

@@ -1,13 +1,12 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from pydet import _library, reference  # noqa: F401  (_library defines torch.ops.pydet)
-from pydet.ops import _gradients
+from pydet.ops import _batching, _gradients
 
 
 def generalized_box_iou_loss(boxes1: Tensor, boxes2: Tensor, reduction: str = "none", eps: float = 1e-7) -> Tensor:
@@ -71,34 +70,16 @@ def complete_box_iou_loss(boxes1: Tensor, boxes2: Tensor, reduction: str = "none
     return torch.ops.pydet.complete_box_iou_loss(boxes1, boxes2, reduction, eps)
 
 
-def _reference_of(op: str, reduction: str, eps: float) -> Callable[..., Tensor]:
-    return functools.partial(getattr(reference, op), reduction=reduction, eps=eps)
-
-
 def _fake(boxes1: Tensor, boxes2: Tensor, reduction: str = "none", eps: float = 1e-7, *, op: str) -> Tensor:
     torch._check(boxes1.size(-1) == 4, lambda: f"{op}: boxes1 must be [..., 4], got {list(boxes1.shape)}")
     shape = boxes1.shape[:-1] if reduction == "none" else ()
     return boxes1.new_empty(shape, dtype=reference.result_dtype(boxes1, boxes2))
 
 
-def _setup_context(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
-    boxes1, boxes2, ctx.reduction, ctx.eps = inputs
-    ctx.save_for_backward(boxes1, boxes2)
-
-
-def _backward(ctx, gradient: Tensor, op: str):  # type: ignore[no-untyped-def]
-    boxes = ctx.saved_tensors
-    if _gradients.has_kernel("_box_iou_loss_backward", op, boxes[0]):
-        grads = torch.ops.pydet._box_iou_loss_backward(gradient, *boxes, op, ctx.reduction, ctx.eps)
-    else:
-        grads = _gradients.of_reference(_reference_of(op, ctx.reduction, ctx.eps), boxes, gradient)
-    needed = zip(grads, boxes, ctx.needs_input_grad, strict=False)
-    return *(g.to(b.dtype) if n else None for g, b, n in needed), None, None
-
-
 for _op in ("generalized_box_iou_loss", "distance_box_iou_loss", "complete_box_iou_loss"):
     torch.library.register_fake(f"pydet::{_op}", functools.partial(_fake, op=_op))
-    torch.library.register_autograd(f"pydet::{_op}", functools.partial(_backward, op=_op), setup_context=_setup_context)
+    _gradients.register(_op, "_box_iou_loss_backward")
+    _batching.register_loss(_op)
 
 
 @torch.library.register_fake("pydet::_box_iou_loss_backward")
@@ -109,16 +90,5 @@ def _backward_fake(
     return boxes1.new_empty(boxes1.shape, dtype=dtype), boxes2.new_empty(boxes2.shape, dtype=dtype)
 
 
-def _backward_setup_context(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
-    gradient, boxes1, boxes2, *ctx.options = inputs
-    ctx.save_for_backward(gradient, boxes1, boxes2)
-
-
-def _backward_backward(ctx, *grads: Tensor | None):  # type: ignore[no-untyped-def]
-    gradient, *boxes = ctx.saved_tensors
-    return *_gradients.of_gradient(_reference_of(*ctx.options), boxes, gradient, grads), None, None, None
-
-
-torch.library.register_autograd(
-    "pydet::_box_iou_loss_backward", _backward_backward, setup_context=_backward_setup_context
-)
+_gradients.register_second("_box_iou_loss_backward")
+_batching.register_loss_backward("_box_iou_loss_backward")

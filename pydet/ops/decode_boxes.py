@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from pydet import _library, reference  # noqa: F401  (_library defines torch.ops.pydet)
+from pydet.ops import _batching, _gradients
 
 
 def decode_boxes(
@@ -28,7 +29,7 @@ def decode_boxes(
 
     Returns:
         [..., N, 4 * K] xyxy, not clipped to a picture; float64 where an input is float64, else float32 (half precision
-        can't hold pixels). Differentiable, once.
+        can't hold pixels). Differentiable, twice.
 
     Raises:
         RuntimeError: a shape, dtype, device or value that is none of the above; the message names it.
@@ -53,27 +54,7 @@ def _decode_boxes_backward_fake(
     return grad.new_empty(grad.shape, dtype=dtype), grad.new_empty((*grad.shape[:-1], 4), dtype=dtype)
 
 
-def _setup_context(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
-    rel_codes, boxes, ctx.weights, ctx.clip = inputs
-    ctx.save_for_backward(rel_codes, boxes)
-
-
-def _backward(ctx, grad: Tensor):  # type: ignore[no-untyped-def]
-    inputs = ctx.saved_tensors
-    if grad.is_cpu:
-        grads = torch.ops.pydet._decode_boxes_backward(grad, *inputs, ctx.weights, ctx.clip)
-    else:
-        leaves = [t.detach().requires_grad_() for t in inputs]
-        with torch.enable_grad():
-            decoded = reference.decode_boxes(leaves[0], leaves[1], ctx.weights, ctx.clip)
-        grads = torch.autograd.grad(decoded, leaves, grad)
-    needed = zip(grads, inputs, ctx.needs_input_grad, strict=False)
-    return *(g.sum_to_size(t.shape).to(t.dtype) if n else None for g, t, n in needed), None, None
-
-
-def _no_second_gradient(ctx, *grads: Tensor):  # type: ignore[no-untyped-def]
-    raise RuntimeError("decode_boxes: the gradient itself has no gradient; reference.decode_boxes has one")
-
-
-torch.library.register_autograd("pydet::decode_boxes", _backward, setup_context=_setup_context)
-torch.library.register_autograd("pydet::_decode_boxes_backward", _no_second_gradient)
+_gradients.register("decode_boxes", "_decode_boxes_backward")
+_gradients.register_second("_decode_boxes_backward", "decode_boxes")
+_batching.register("decode_boxes", adapt=_batching.shared_by_rows)
+_batching.register("_decode_boxes_backward", tensors=3, adapt=_batching.shared_by_rows)

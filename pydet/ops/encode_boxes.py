@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from pydet import _library, reference  # noqa: F401  (_library defines torch.ops.pydet)
+from pydet.ops import _batching, _gradients
 
 
 def encode_boxes(reference_boxes: Tensor, proposals: Tensor, weights: Optional[List[float]] = None) -> Tensor:  # noqa: UP006, UP045
@@ -23,7 +24,7 @@ def encode_boxes(reference_boxes: Tensor, proposals: Tensor, weights: Optional[L
 
     Returns:
         [..., N, 4], float64 where an input is float64, else float32. A reference box without width or height gives -inf
-        or NaN there, as does a proposal without them. Differentiable, once.
+        or NaN there, as does a proposal without them. Differentiable, twice.
 
     Raises:
         RuntimeError: a shape, dtype, device or weight that is none of the above; the message names it.
@@ -48,27 +49,7 @@ def _encode_boxes_backward_fake(
     return grad.new_empty(grad.shape, dtype=dtype), grad.new_empty(grad.shape, dtype=dtype)
 
 
-def _setup_context(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
-    *boxes, ctx.weights = inputs
-    ctx.save_for_backward(*boxes)
-
-
-def _backward(ctx, grad: Tensor):  # type: ignore[no-untyped-def]
-    inputs = ctx.saved_tensors
-    if grad.is_cpu:
-        grads = torch.ops.pydet._encode_boxes_backward(grad, *inputs, ctx.weights)
-    else:
-        leaves = [t.detach().requires_grad_() for t in inputs]
-        with torch.enable_grad():
-            codes = reference.encode_boxes(leaves[0], leaves[1], ctx.weights)
-        grads = torch.autograd.grad(codes, leaves, grad)
-    needed = zip(grads, inputs, ctx.needs_input_grad, strict=False)
-    return *(g.sum_to_size(t.shape).to(t.dtype) if n else None for g, t, n in needed), None
-
-
-def _no_second_gradient(ctx, *grads: Tensor):  # type: ignore[no-untyped-def]
-    raise RuntimeError("encode_boxes: the gradient itself has no gradient; reference.encode_boxes has one")
-
-
-torch.library.register_autograd("pydet::encode_boxes", _backward, setup_context=_setup_context)
-torch.library.register_autograd("pydet::_encode_boxes_backward", _no_second_gradient)
+_gradients.register("encode_boxes", "_encode_boxes_backward")
+_gradients.register_second("_encode_boxes_backward", "encode_boxes")
+_batching.register("encode_boxes", adapt=_batching.shared_by_rows)
+_batching.register("_encode_boxes_backward", tensors=3, adapt=_batching.shared_by_rows)

@@ -2,6 +2,7 @@
 
 from pydet.reference.batched_nms import batched_nms
 from pydet.reference.box_iou import (
+    box_iof,
     box_iou,
     complete_box_iou,
     compute_dtype,
@@ -22,6 +23,7 @@ from pydet.reference.yolo_decode import yolo_decode, yolo_grid_decode
 
 __all__ = [
     "batched_nms",
+    "box_iof",
     "box_iou",
     "complete_box_iou",
     "complete_box_iou_loss",

@@ -25,10 +25,11 @@ def result_dtype(*tensors: Tensor) -> torch.dtype:
     return torch.float64 if any(t.dtype == torch.float64 for t in tensors) else torch.float32
 
 
-def all_pairs(boxes1: Tensor, boxes2: Tensor, fmt: str = "xyxy") -> tuple[Tensor, Tensor]:
-    """Corners [..., N, 1, 4] and [..., 1, M, 4] in the type of the arithmetic."""
+def pairs_of(boxes1: Tensor, boxes2: Tensor, aligned: bool, fmt: str = "xyxy") -> tuple[Tensor, Tensor]:
+    """Corners [..., N, 1, 4] and [..., 1, M, 4] of all pairs, or [..., 4] of aligned ones, to compute with."""
     dtype = compute_dtype(boxes1, boxes2)
-    return to_xyxy(boxes1.to(dtype), fmt)[..., :, None, :], to_xyxy(boxes2.to(dtype), fmt)[..., None, :, :]
+    a, b = to_xyxy(boxes1.to(dtype), fmt), to_xyxy(boxes2.to(dtype), fmt)
+    return (a, b) if aligned else (a[..., :, None, :], b[..., None, :, :])
 
 
 def area(boxes: Tensor) -> Tensor:
@@ -62,36 +63,44 @@ def hull_extent(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     return extent[..., 0], extent[..., 1]
 
 
-def box_iou(boxes1: Tensor, boxes2: Tensor, fmt: str = "xyxy") -> Tensor:
+def box_iou(boxes1: Tensor, boxes2: Tensor, fmt: str = "xyxy", aligned: bool = False) -> Tensor:
     """Intersection over union of every box of [..., N, 4] with every box of [..., M, 4] -> [..., N, M].
 
-    Areas are not clamped and a pair whose union is 0 is NaN, as in torchvision.
+    Aligned: of the boxes [..., 4] at the same place -> [...]. Areas are not clamped and a pair whose union is 0 is NaN,
+    as in torchvision.
     """
-    overlap, union = overlap_and_union(*all_pairs(boxes1, boxes2, fmt))
+    overlap, union = overlap_and_union(*pairs_of(boxes1, boxes2, aligned, fmt))
     return (overlap / union).to(result_dtype(boxes1, boxes2))
 
 
-def generalized_box_iou(boxes1: Tensor, boxes2: Tensor) -> Tensor:
+def box_iof(boxes1: Tensor, boxes2: Tensor, fmt: str = "xyxy", aligned: bool = False) -> Tensor:
+    """Intersection over foreground: the part of each box of boxes1 that a box of boxes2 covers."""
+    a, b = pairs_of(boxes1, boxes2, aligned, fmt)
+    overlap, _ = overlap_and_union(a, b)
+    return (overlap / area(a)).to(result_dtype(boxes1, boxes2))
+
+
+def generalized_box_iou(boxes1: Tensor, boxes2: Tensor, aligned: bool = False) -> Tensor:
     """GIoU (Rezatofighi et al. 2019, algorithm 1): IoU less the part of the hull that neither box covers."""
-    a, b = all_pairs(boxes1, boxes2)
+    a, b = pairs_of(boxes1, boxes2, aligned)
     overlap, union = overlap_and_union(a, b)
     width, height = hull_extent(a, b)
     hull = width * height
     return (overlap / union - (hull - union) / hull).to(result_dtype(boxes1, boxes2))
 
 
-def distance_box_iou(boxes1: Tensor, boxes2: Tensor, eps: float = 1e-7) -> Tensor:
+def distance_box_iou(boxes1: Tensor, boxes2: Tensor, eps: float = 1e-7, aligned: bool = False) -> Tensor:
     """DIoU (Zheng et al. 2020, equation 7): IoU less the centres' distance over the hull's diagonal, both squared."""
-    a, b = all_pairs(boxes1, boxes2)
+    a, b = pairs_of(boxes1, boxes2, aligned)
     overlap, union = overlap_and_union(a, b)
     width, height = hull_extent(a, b)
     diou = overlap / union - centre_distance(a, b) / (width**2 + height**2 + eps)
     return diou.to(result_dtype(boxes1, boxes2))
 
 
-def complete_box_iou(boxes1: Tensor, boxes2: Tensor, eps: float = 1e-7) -> Tensor:
+def complete_box_iou(boxes1: Tensor, boxes2: Tensor, eps: float = 1e-7, aligned: bool = False) -> Tensor:
     """CIoU (Zheng et al. 2020, equations 8 to 11): DIoU less alpha * v, which compares the aspect ratios."""
-    a, b = all_pairs(boxes1, boxes2)
+    a, b = pairs_of(boxes1, boxes2, aligned)
     overlap, union = overlap_and_union(a, b)
     width, height = hull_extent(a, b)
     iou = overlap / union

@@ -8,12 +8,13 @@ from fractions import Fraction
 import torch
 from torch import Tensor, nn
 
-from pydet import ops
-from pydet.letterbox import letterbox, unletterbox_boxes
+from pydet.letterbox import letterbox, placement
 from pydet.models.darknet.base import MAX_OUTPUTS, MAX_WEIGHTS, Before, Layer, Shape
 from pydet.models.darknet.cfg import CfgError, Section
 from pydet.models.darknet.heads import Yolo
 from pydet.models.darknet.layers import Convolutional, Dropout, MaxPool, Reorg, Route, Shortcut, Upsample
+from pydet.models.detection import DetectionModel
+from pydet.placement import Placement
 
 LAYERS: dict[str, type[Layer]] = {
     "convolutional": Convolutional,
@@ -28,7 +29,7 @@ LAYERS: dict[str, type[Layer]] = {
 BATCH_NORM_FORMULAS = ("cuda", "cpu")
 
 
-class Darknet(nn.Module):
+class Darknet(DetectionModel):
     """The network that the sections of a cfg describe.
 
     Args:
@@ -104,33 +105,16 @@ class Darknet(nn.Module):
                 del outputs[source]
         return features or [outputs[len(self.layers) - 1]]
 
-    def forward(
-        self, images: Sequence[Tensor], score_threshold: float = 0.25, iou_threshold: float = 0.45
-    ) -> list[dict[str, Tensor]]:
-        """Finds the objects in pictures of any sizes.
+    def preprocess(self, images: Sequence[Tensor]) -> tuple[Tensor, Placement]:
+        device = next(self.parameters()).device
+        batch = self.batch_of([letterbox(image.to(device), self.image_size) for image in images])
+        return batch, placement([(image.shape[1], image.shape[2]) for image in images], self.image_size)
 
-        Args:
-            images: [3, height, width] each, RGB, floating point in 0..1 or uint8.
-            score_threshold: Objectness times class probability must be greater.
-            iou_threshold: A box falls when its IoU with a better one of its class is greater.
-
-        Returns:
-            For each picture, best score first: "boxes" [K, 4] xyxy in pixels of that picture, not clipped to it,
-            "labels" int64 [K] and "scores" [K].
-        """
-        if self.training:
-            raise RuntimeError("Darknet: only evaluation is implemented; call .eval() first")
+    def predict(self, x: Tensor, sizes: Tensor) -> tuple[Tensor, Tensor]:
         if not self.num_classes:
             raise RuntimeError(f"Darknet: no layer of {self.sections[0].place or 'the network'} finds objects")
-        if not images:
-            return []
-        parameter = next(self.parameters())
-        batch = torch.stack([letterbox(image.to(parameter.device), self.image_size) for image in images])
-        boxes, objectness, scores = self.decode(self.forward_features(batch.to(parameter.dtype)))
-        return [
-            self._select(b, o, s, (image.shape[1], image.shape[2]), score_threshold, iou_threshold)
-            for b, o, s, image in zip(boxes, objectness, scores, images, strict=True)
-        ]
+        boxes, _, scores = self.decode(self.forward_features(x))
+        return boxes, scores
 
     def decode(self, features: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
         """All boxes of raw maps, in Darknet's order: head, cell, anchor.
@@ -141,27 +125,6 @@ class Darknet(nn.Module):
         decoded = [head.decode(raw, self.image_size) for head, raw in zip(self.heads, features, strict=True)]
         boxes, objectness, scores = (torch.cat(parts, dim=1) for parts in zip(*decoded, strict=True))
         return boxes, objectness, scores
-
-    def _select(
-        self,
-        boxes: Tensor,  # [N, 4] xyxy
-        objectness: Tensor,  # [N]
-        scores: Tensor,  # [N, C]
-        size: tuple[int, int],
-        score_threshold: float,
-        iou_threshold: float,
-    ) -> dict[str, Tensor]:
-        # No class can score above the threshold where the objectness does not: most boxes end here.
-        rows = torch.nonzero(objectness > score_threshold)[:, 0]
-        picks, labels = torch.nonzero(scores[rows] > score_threshold, as_tuple=True)
-        rows = rows[picks]
-        boxes, scores = boxes[rows], scores[rows, labels]
-        keep = ops.batched_nms(boxes, scores, labels, iou_threshold)
-        return {
-            "boxes": unletterbox_boxes(boxes[keep], size, self.image_size),
-            "labels": labels[keep],
-            "scores": scores[keep],
-        }
 
     def _check_size(self, size: tuple[int, int]) -> None:
         """Raises CfgError where the network cannot work on pictures of [height, width] pixels."""

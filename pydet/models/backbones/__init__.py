@@ -1,0 +1,1 @@
+"""The networks that detectors stand on; their tensors have torchvision's names."""

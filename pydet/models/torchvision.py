@@ -1,0 +1,69 @@
+"""torchvision's checkpoints of SSD and RetinaNet, read without torchvision and without running what is in them."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from pickle import UnpicklingError
+
+import torch
+from torch import Tensor
+
+from pydet.models.darknet.weights import WeightsError
+from pydet.models.detection import DetectionModel
+
+# The published RetinaNet was saved before torchvision put a module around each convolution.
+_OLD_PYRAMID = re.compile(r"(backbone\.fpn\.(?:inner|layer)_blocks\.\d+)\.(weight|bias)")
+_OLD_SUBNET = re.compile(r"(head\.\w+\.conv)\.([0246])\.(weight|bias)")
+
+
+def load_torchvision(network: DetectionModel, path: str | os.PathLike[str]) -> None:
+    """Fills an SSD or RetinaNet from a state dict of torchvision (`.pth`).
+
+    Raises:
+        WeightsError: it is no such file, or one of another network; nothing is changed then.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"{os.fspath(path)}: no such file")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise WeightsError(f"{os.fspath(path)}: not a checkpoint of tensors only: {reason}") from None
+    if not isinstance(state, dict) or not all(isinstance(t, Tensor) for t in state.values()):
+        raise WeightsError(f"{os.fspath(path)}: must be a state dict, names and tensors, as torchvision publishes")
+    tensors = _renamed(state)
+    check_tensors(path, tensors, network.state_dict(), "the model")
+    network.load_state_dict(tensors, strict=False)
+
+
+def _renamed(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    if not any(_OLD_PYRAMID.fullmatch(name) for name in state):
+        return state
+    tensors = {}
+    for name, tensor in state.items():
+        new = _OLD_PYRAMID.sub(r"\1.0.\2", name)
+        if match := _OLD_SUBNET.fullmatch(name):  # convolutions and ReLUs in turn became one module each
+            new = f"{match[1]}.{int(match[2]) // 2}.0.{match[3]}"
+        tensors[new] = tensor
+    return tensors
+
+
+def check_tensors(
+    path: str | os.PathLike[str], tensors: dict[str, Tensor], wanted: dict[str, Tensor], network: str
+) -> None:
+    """Raises WeightsError for the first tensor that is missing, left over or of another shape than the network's."""
+    # How many batches a batch normalisation has seen is for training only; frozen ones do not count.
+    counter = "num_batches_tracked"
+    for name in wanted:
+        if name not in tensors and not name.endswith(counter):
+            raise WeightsError(f"{os.fspath(path)}: {name} is missing; {network} is for another network")
+    for name, tensor in tensors.items():
+        if name.endswith(counter):
+            continue
+        if name not in wanted:
+            raise WeightsError(f"{os.fspath(path)}: {name} does not belong to the network of {network}")
+        if tensor.shape != wanted[name].shape:
+            needed = list(wanted[name].shape)
+            raise WeightsError(f"{os.fspath(path)}: {name} has shape {list(tensor.shape)}, {network} needs {needed}")

@@ -1,0 +1,123 @@
+"""The operators of csrc/cuda/ on the CPU: compiled by g++ against tests/cuda_on_cpu/, called for the CPU kernels.
+
+See tests/test_cuda_on_cpu.py for what is tested with it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import os
+import re
+import subprocess
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import torch
+from compile_cpp import CSRC, compile_cpp
+from op_cases import OP_CASES
+from torch.utils._python_dispatch import TorchDispatchMode
+
+HERE = Path(__file__).parent
+HARNESS = HERE / "cuda_on_cpu"
+NAMESPACE = "pydet_cuda_on_cpu"
+SOURCES = sorted((CSRC / "cuda").glob("*.cu"))
+SANITIZED = os.environ.get("PYDET_TEST_SANITIZED") == "1"
+# The compiler has the one or the other. For the first, race_check.cpp serves instead of libtsan, which is left out.
+RACES = ["-fsanitize=thread", "-g1", "-O1", "-nodefaultlibs", "-lstdc++", "-lm", "-lc", "-lgcc_s"]
+# Not what AddressSanitizer finds as well and takes as long again to compile.
+MEMORY = [
+    "-fsanitize=address,undefined",
+    "-fno-sanitize=null,vptr,object-size",
+    "-fno-sanitize-recover=all",
+    "-g1",
+    "-O1",
+]
+
+
+def registered(source: Path) -> list[str]:
+    """The operators that a .cu file registers."""
+    return re.findall(r'm\.impl\("(\w+)"', source.read_text())
+
+
+REGISTERED = [name for source in SOURCES for name in registered(source)]
+# Also where only the gradient has a kernel: operators of a family share their files.
+CASES = [c for c in OP_CASES if c.name in REGISTERED or c.stem in {source.stem for source in SOURCES}]
+
+
+def compile_source(folder: Path, source: Path) -> Path:
+    """A shared library of a .cu file, which registers its operators as CPU operators of NAMESPACE."""
+    races = compile_cpp(folder, "librace_check.so", HARNESS / "race_check.cpp", ["-ldl"])
+    runtime = compile_cpp(folder, "libcuda_on_cpu.so", HARNESS / "runtime.cpp", [str(races)])
+    torch_folder = Path(torch.__file__).parent
+    flags = ["-include", str(HARNESS / "cuda_utils.cuh"), f"-isystem{torch_folder / 'include'}"]
+    flags += ["-DTORCH_TARGET_VERSION=0x020a000000000000", f"-L{torch_folder / 'lib'}", "-ltorch_cpu"]
+    flags += [str(races), str(runtime), *(MEMORY if SANITIZED else RACES)]
+    return compile_cpp(folder, f"{source.stem}_cuda_on_cpu{'_sanitized' * SANITIZED}.so", source, flags)
+
+
+@functools.cache
+def sanitized_environment() -> dict[str, str] | None:
+    """Of a process in which the kernels run under the sanitizers, whose runtimes must be loaded before all else."""
+    compiler = os.environ.get("CXX", "c++").split()[-1]
+    runtimes = []
+    for library in ("libasan.so", "libubsan.so"):
+        found = subprocess.run([compiler, f"-print-file-name={library}"], capture_output=True, text=True, check=False)
+        runtimes.append(found.stdout.strip())
+    if not all(Path(path).is_absolute() for path in runtimes):
+        return None
+    environment = {**os.environ, "PYDET_TEST_SANITIZED": "1", "LD_PRELOAD": ":".join(runtimes)}
+    environment["ASAN_OPTIONS"] = "detect_leaks=0"  # Python leaks on purpose
+    return environment
+
+
+class CudaOnCpu(TorchDispatchMode):
+    """Inside it the kernels of csrc/cuda/ serve torch.ops.pydet on the CPU; gradients and wrappers stay as they are.
+
+    Args:
+        folder: for the compiled libraries.
+        sources: .cu files.
+        schemas: of the operators that they register, where torch.ops.pydet does not have them.
+
+    Attributes:
+        served: names of the operators that were called and served.
+    """
+
+    def __init__(self, folder: Path, sources: list[Path] = SOURCES, schemas: dict[str, str] | None = None) -> None:
+        super().__init__()
+        self.names = {name for source in sources for name in registered(source)}
+        self.served: set[str] = set()
+        self.definitions = torch.library.Library(NAMESPACE, "FRAGMENT")
+        for name in self.names:
+            schema = (schemas or {}).get(name) or str(getattr(torch.ops.pydet, name).default._schema)
+            self.definitions.define(schema.removeprefix("pydet::"))
+        compile_source(folder, sources[0])  # what all need, once
+        with ThreadPoolExecutor(int(os.environ.get("MAX_JOBS") or os.cpu_count() or 1)) as pool:
+            for library in pool.map(functools.partial(compile_source, folder), sources):
+                torch.ops.load_library(str(library))
+        self.runtime = ctypes.CDLL(str(folder / "libcuda_on_cpu.so"))
+
+    def order(self, seed: int) -> None:
+        """Blocks and threads in their natural order (0) or in one drawn with the seed."""
+        self.runtime.cuda_on_cpu_order(ctypes.c_uint(seed))
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        name = func.name().removeprefix("pydet::").split(".")[0]
+        if func.namespace != "pydet" or name not in self.names:
+            return func(*args, **(kwargs or {}))
+        self.served.add(name)
+        return getattr(getattr(torch.ops, NAMESPACE), name)(*args, **(kwargs or {}))
+
+    def call(self, function: Callable[..., Any], *args: Any, seed: int = 0) -> Any:
+        """function(*args), with new memory full of NaN, so that every output has to be written."""
+        self.order(seed)
+        torch.use_deterministic_algorithms(True)
+        try:
+            with self:
+                return function(*args)
+        finally:
+            torch.use_deterministic_algorithms(False)

@@ -1,0 +1,109 @@
+"""Inputs of more elements than 32 bits count, for tests/test_gpu.py: only offsets in 64 bits reach their end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from op_checks import Arguments, assert_close, outputs
+from torch import Tensor
+
+from pydet import ops
+
+
+@dataclass(frozen=True)
+class LargeCase:
+    """An operator whose last results come from its last inputs alone.
+
+    Attributes:
+        name: of the operator.
+        make_inputs: (elements, device) -> arguments of which one, or the result, has at least so many elements.
+        last_inputs: those of the arguments that the last results come from.
+        last_results: (a result, that of last_inputs) -> the part of the first that the second is.
+        gigabytes: of memory that 2^31 elements need.
+    """
+
+    name: str
+    make_inputs: Callable[[int, str], Arguments]
+    last_inputs: Callable[[Arguments], Arguments]
+    last_results: Callable[[Tensor, Tensor], Tensor]
+    gigabytes: float
+
+
+def boxes_on(device: str, n: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    boxes = torch.rand(n, 4, device=device, dtype=dtype).mul_(50)
+    boxes[:, 2:] += boxes[:, :2]
+    return boxes
+
+
+def last_rows(result: Tensor, part: Tensor) -> Tensor:
+    return result[-len(part) :]
+
+
+def all_pairs(elements: int, device: str) -> Arguments:
+    n = int(elements**0.5) + 1
+    return boxes_on(device, n), boxes_on(device, n)
+
+
+def pairs(elements: int, device: str) -> Arguments:
+    n = elements // 4 + 3
+    return boxes_on(device, n, torch.float16), boxes_on(device, n, torch.float16)
+
+
+def logits(elements: int, device: str) -> Arguments:
+    rows = elements // 91 + 1
+    return torch.randn(rows, 91, device=device, dtype=torch.bfloat16), torch.randint(-1, 91, (rows,), device=device)
+
+
+def logits_for_softmax(elements: int, device: str) -> Arguments:
+    return *logits(elements, device), 2.0, 0.25, None, "none"
+
+
+def yolo_maps(elements: int, device: str) -> Arguments:
+    images = elements // (255 * 19 * 19) + 1
+    anchors = torch.tensor([[10.0, 13.0], [16.0, 30.0], [33.0, 23.0]], device=device)
+    return torch.randn(images, 255, 19, 19, device=device, dtype=torch.float16), anchors, (608, 608)
+
+
+def codes(elements: int, device: str) -> Arguments:
+    n = elements // 4 + 3
+    rel_codes = torch.randn(n, 4, device=device, dtype=torch.float16)
+    return rel_codes, boxes_on(device, n, torch.float16), [10.0, 10.0, 5.0, 5.0]
+
+
+def many_anchors(elements: int, device: str) -> Arguments:
+    objects = max(elements // 1_000_000, 1)
+    return boxes_on(device, elements // objects + 1), boxes_on(device, objects), None, 0.5, 0.4, "threshold"
+
+
+def last_of_each(count: int, arguments: int) -> Callable[[Arguments], Arguments]:
+    """The last rows of the first tensors, the rest as it is."""
+    return lambda args: (*(a[-count:] for a in args[:arguments]), *args[arguments:])
+
+
+LARGE_CASES = [
+    LargeCase("box_iou", all_pairs, last_of_each(3, 1), last_rows, 10),
+    LargeCase("complete_box_iou", all_pairs, last_of_each(3, 1), last_rows, 10),
+    LargeCase("generalized_box_iou_loss", pairs, last_of_each(1000, 2), last_rows, 20),
+    LargeCase("sigmoid_focal_loss", logits, last_of_each(1000, 2), last_rows, 20),
+    LargeCase(
+        "softmax_focal_loss", lambda *a: (*logits(*a), 2.0, 0.25, None, "none"), last_of_each(1000, 2), last_rows, 20
+    ),
+    LargeCase("yolo_decode", yolo_maps, last_of_each(1, 1), last_rows, 20),
+    LargeCase("decode_boxes", codes, last_of_each(1000, 2), last_rows, 30),
+    LargeCase("encode_boxes", lambda *a: (*pairs(*a), [1.0] * 4), last_of_each(1000, 2), last_rows, 30),
+    LargeCase("match_anchors", many_anchors, last_of_each(1000, 1), last_rows, 1),
+]
+
+
+def check_large(case: LargeCase, elements: int, device: str) -> None:
+    args = case.make_inputs(elements, device)
+    function: Callable[..., Any] = getattr(ops, case.name)
+    result = outputs(function(*args))
+    largest = max([t.numel() for t in (*args, *result) if isinstance(t, Tensor)])
+    assert largest >= elements or case.name == "match_anchors"  # whose pairs are nowhere in memory
+    for whole, part in zip(result, outputs(function(*case.last_inputs(args))), strict=True):
+        assert part.numel() > 0
+        assert_close(case.last_results(whole, part), part, None)
