@@ -11,7 +11,6 @@ import torch
 
 from pydet import ops, reference
 
-
 ITERATIONS = 10
 """Of each, so that all do the same work; until no box changes there are a hundred."""
 

@@ -100,6 +100,32 @@ def match_anchors_inputs(n: int, generator: torch.Generator) -> tuple[Any, ...]:
     return anchors, truths, counts, 0.5, 0.3, ("retinanet", "ssd", "threshold")[n % 3]
 
 
+def mining_inputs(n: int, generator: torch.Generator) -> tuple[Tensor, Tensor, float]:
+    """Losses of 4 images of n anchors, many equal; a tenth positive, none in the second image, most in the third."""
+    loss = (torch.rand(4, n, generator=generator) ** 3 * 50).round() / 10
+    share = torch.tensor([0.1, 0.0, 0.8, 0.1])[:, None]
+    return loss, torch.rand(4, n, generator=generator) < share, 3.0
+
+
+def random_tree(n: int, generator: torch.Generator) -> Tensor:
+    """Parents of n nodes: groups of 1 to 9 siblings below nodes drawn at random, each once, as in a WordTree."""
+    parents: list[int] = []
+    free = [-1]
+    while len(parents) < n:
+        parent = free.pop(int(torch.randint(len(free), (), generator=generator)))
+        count = min(int(torch.randint(1, 10, (), generator=generator)), n - len(parents))
+        free += range(len(parents), len(parents) + count)
+        parents += [parent] * count
+    return torch.tensor(parents, dtype=torch.int64)
+
+
+def tree_inputs(n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Conditional probabilities [2, n, 3 n] of a random tree, some of them 0."""
+    parents = random_tree(3 * n, generator)
+    conditional = reference.tree_softmax(12 * torch.randn(2, n, 3 * n, generator=generator), parents)
+    return torch.where(conditional < 1e-4, 0, conditional), parents
+
+
 @dataclass(frozen=True)
 class OpCase:
     """One operator.
@@ -351,6 +377,42 @@ OP_CASES = [
         floating=(0, 1),
         summary="Ground truth of every anchor of a ragged batch (RetinaNet, SSD, thresholds); no matrix of IoUs",
         source="torchvision's box_iou with Matcher and SSDMatcher",
+    ),
+    OpCase(
+        name="hard_negative_mining",
+        make_inputs=mining_inputs,
+        sizes=(0, 1, 2, 15, 16, 17, 300, 5000),
+        floating=(0,),
+        summary="The hardest negatives of each image, a number for each positive, by selection instead of two sorts",
+        source="SSD (Liu et al. 2016), section 2.2; torchvision's SSD.compute_loss",
+    ),
+    OpCase(
+        name="tree_softmax",
+        make_inputs=lambda n, g: (8 * torch.randn(2, n, 3 * n, generator=g), random_tree(3 * n, g)),
+        sizes=(0, 1, 5, 6, 16, 17, 100),
+        floating=(0,),
+        gradients=(0,),
+        tolerance=(1e-6, 1e-9),
+        summary="Softmax inside each group of siblings of a WordTree, of rows or of a head's map as it lies",
+        source="YOLO9000 (Redmon and Farhadi 2017), section 4; Darknet's [region] layer with tree=",
+    ),
+    OpCase(
+        name="tree_probabilities",
+        family="tree_predict",
+        make_inputs=tree_inputs,
+        sizes=(0, 1, 5, 6, 16, 17, 100),
+        floating=(0,),
+        gradients=(0,),
+        summary="Absolute probability of every node of a WordTree: the product along its path",
+        source="YOLO9000 (Redmon and Farhadi 2017), section 4; Darknet's hierarchy_predictions",
+    ),
+    OpCase(
+        name="tree_predict",
+        make_inputs=lambda n, g: (*tree_inputs(n, g), 0.1, ("absolute", "darknet")[n % 2]),
+        sizes=(1, 2, 5, 6, 16, 17, 100),
+        floating=(0,),
+        summary="Confident walk from the root of a WordTree to a class, by Darknet's rule or the absolute one",
+        source="YOLO9000 (Redmon and Farhadi 2017), section 4; Darknet's hierarchy_top_prediction",
     ),
     OpCase(
         name="encode_boxes",

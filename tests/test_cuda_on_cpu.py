@@ -59,6 +59,10 @@ def sanitized_run(request: pytest.FixtureRequest) -> Iterator[tuple[subprocess.P
             process.kill()
 
 
+def test_every_file_compiles(cuda: CudaOnCpu) -> None:
+    assert not cuda.broken, "\n".join(set(cuda.broken.values()))
+
+
 @pytest.mark.parametrize(("case", "size"), RUNS)
 def test_equals_reference(cuda: CudaOnCpu, case: OpCase, size: int) -> None:
     for seed, dtype in enumerate(case.dtypes):  # the first with its blocks and threads in their natural order

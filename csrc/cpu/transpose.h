@@ -20,49 +20,47 @@ PYDET_HD void exchange(__m512 (&rows)[16]) {
   }
 }
 
-template <int64_t kColumns>
-void transpose_16(const float* in, float* __restrict__ out, int64_t stride) {
+inline void transpose_16(const float* in, int64_t in_stride, float* __restrict__ out, int64_t out_stride) {
   __m512 rows[16];
-  for (int i = 0; i < 16; ++i) rows[i] = _mm512_loadu_ps(in + i * kColumns);
+  for (int i = 0; i < 16; ++i) rows[i] = _mm512_loadu_ps(in + i * in_stride);
   exchange<8>(rows);
   exchange<4>(rows);
   exchange<2>(rows);
   exchange<1>(rows);
-  for (int i = 0; i < 16; ++i) _mm512_storeu_ps(out + i * stride, rows[i]);
+  for (int i = 0; i < 16; ++i) _mm512_storeu_ps(out + i * out_stride, rows[i]);
 }
 #endif
 
-// out[t * stride + r] = in[r][t]: planes of cells become rows of channels.
-template <typename T, int64_t kColumns>
-void transpose(const T (*in)[kColumns], int64_t rows, int64_t count, T* __restrict__ out, int64_t stride) {
+// out[t * out_stride + r] = in[r * in_stride + t]: planes of cells become rows of channels.
+template <typename T>
+void transpose(const T* in, int64_t in_stride, int64_t rows, int64_t count, T* __restrict__ out, int64_t out_stride) {
   int64_t t = 0;
 #if PYDET_X86
   if constexpr (sizeof(T) == sizeof(float)) {
 #if PYDET_LEVEL_IS_AVX512
-    for (; rows == 16 && t + 16 <= count; t += 16) {
-      transpose_16<kColumns>(&in[0][t], out + t * stride, stride);
-    }
+    for (; rows == 16 && t + 16 <= count; t += 16) transpose_16(in + t, in_stride, out + t * out_stride, out_stride);
 #endif
     for (; t + 4 <= count; t += 4) {
       int64_t r = 0;
       for (; r + 4 <= rows; r += 4) {
-        __m128 a = _mm_loadu_ps(&in[r][t]), b = _mm_loadu_ps(&in[r + 1][t]);
-        __m128 c = _mm_loadu_ps(&in[r + 2][t]), d = _mm_loadu_ps(&in[r + 3][t]);
+        const float* corner_in = in + r * in_stride + t;
+        __m128 a = _mm_loadu_ps(corner_in), b = _mm_loadu_ps(corner_in + in_stride);
+        __m128 c = _mm_loadu_ps(corner_in + 2 * in_stride), d = _mm_loadu_ps(corner_in + 3 * in_stride);
         _MM_TRANSPOSE4_PS(a, b, c, d);
-        float* corner = out + t * stride + r;
+        float* corner = out + t * out_stride + r;
         _mm_storeu_ps(corner, a);
-        _mm_storeu_ps(corner + stride, b);
-        _mm_storeu_ps(corner + 2 * stride, c);
-        _mm_storeu_ps(corner + 3 * stride, d);
+        _mm_storeu_ps(corner + out_stride, b);
+        _mm_storeu_ps(corner + 2 * out_stride, c);
+        _mm_storeu_ps(corner + 3 * out_stride, d);
       }
       for (; r < rows; ++r) {
-        for (int64_t i = t; i < t + 4; ++i) out[i * stride + r] = in[r][i];
+        for (int64_t i = t; i < t + 4; ++i) out[i * out_stride + r] = in[r * in_stride + i];
       }
     }
   }
 #endif
   for (; t < count; ++t) {
-    for (int64_t r = 0; r < rows; ++r) out[t * stride + r] = in[r][t];
+    for (int64_t r = 0; r < rows; ++r) out[t * out_stride + r] = in[r * in_stride + t];
   }
 }
 

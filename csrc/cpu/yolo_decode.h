@@ -1,5 +1,5 @@
 // No include guard: compiled once per instruction set, see cpu_levels.h.
-#include "transpose.h"
+#include "cpu/transpose.h"
 
 namespace pydet {
 namespace PYDET_LEVEL {
@@ -30,7 +30,7 @@ void yolo_boxes(const YoloHead<T>& head, int64_t anchor, int64_t first, int64_t 
     corners[3][t] = b.y2;
     confidence[t] = sigmoid(raw[4][t]);
   }
-  transpose(corners, 4, count, boxes + anchor * 4, head.anchors * 4);
+  transpose(&corners[0][0], kYoloBlock, 4, count, boxes + anchor * 4, head.anchors * 4);
   for (int64_t t = 0; t < count; ++t) objectness[t * head.anchors + anchor] = confidence[t];
 }
 
@@ -66,7 +66,7 @@ void yolo_scores_of_planes(const YoloHead<T>& head, const In* logits, const T* c
         prefetch(plane + kYoloBlock, kYoloBlock);  // planes lie too far apart for the processor to foresee them
         PYDET_KNOWN(yolo_scores<kClasses>, cells, plane, confidence + start, block[r]);
       }
-      transpose(block, planes, cells, scores + start * stride + first, stride);
+      transpose(&block[0][0], kYoloBlock, planes, cells, scores + start * stride + first, stride);
     }
   }
 }
@@ -101,7 +101,7 @@ void yolo_softmax_of_planes(const YoloHead<T>& head, const In* logits, const T* 
         const In* plane = logits + (first + r) * head.channel_stride + start;
         PYDET_KNOWN(yolo_exponentials, cells, plane, largest + start, block[r], sums[r]);
       }
-      transpose(block, planes, cells, scores + start * stride + first, stride);
+      transpose(&block[0][0], kYoloBlock, planes, cells, scores + start * stride + first, stride);
     }
     for (int64_t half = kSoftmaxParts / 2; half > 0; half /= 2) {
       for (int64_t part = 0; part < half; ++part) {
