@@ -37,8 +37,8 @@ def official_name(name: str) -> str:
 def category_ids(class_names: Sequence[str]) -> list[int]:
     """The category id of each class in result files.
 
-    A model of COCO's 80 classes in their usual order gets COCO's own ids (1..90, with gaps), and so does one with the 91
-    labels of torchvision, which are these ids; any other model gets 1, 2, 3, ... in the order of its classes.
+    A model of COCO's 80 classes in their usual order gets COCO's own ids (1..90, with gaps), and so does one with
+    torchvision's 91 labels, which are these ids; any other model gets 1, 2, 3, ... in the order of its classes.
     """
     from pydet.models import coco_names
     from pydet.models.registry import ASSETS, read_lines
