@@ -10,8 +10,7 @@
 // others; if they have not filled the output, another round takes the best of what they leave over.
 #pragma once
 
-#include "../widen.h"
-#include "nms_suppress.cuh"
+#include "multiclass_scores.cuh"
 
 namespace pydet {
 namespace {
@@ -19,135 +18,6 @@ namespace {
 constexpr unsigned kBins = 4096;
 constexpr unsigned kScanBlock = 512;  // threads; at least one block is resident: asked for more, ptxas spills in double
 constexpr unsigned kBinsOfThread = kBins / kScanBlock;
-
-template <typename S>
-using Place = std::conditional_t<sizeof(S) == 4, uint64_t, unsigned __int128>;
-
-template <typename S>
-__device__ Place<S> place_of(S score, unsigned index) {
-  return Place<S>(descending_key(score)) << 32 | index;
-}
-
-__device__ inline uint64_t lowest_of_warp(uint64_t place) {
-  for (int flip = 16; flip; flip >>= 1) place = min(place, __shfl_xor_sync(kAll, place, flip));
-  return place;
-}
-__device__ inline unsigned __int128 lowest_of_warp(unsigned __int128 place) {
-  for (int flip = 16; flip; flip >>= 1) {
-    const uint64_t high = __shfl_xor_sync(kAll, static_cast<uint64_t>(place >> 64), flip);
-    const uint64_t low = __shfl_xor_sync(kAll, static_cast<uint64_t>(place), flip);
-    const unsigned __int128 other = static_cast<unsigned __int128>(high) << 64 | low;
-    place = other < place ? other : place;
-  }
-  return place;
-}
-
-// [images, rows, classes]; the classes of a row lie side by side.
-template <typename In>
-struct ScoreView {
-  using Score = decltype(widen(In()));
-
-  const In* data;
-  int64_t image_stride, row_stride;
-  unsigned rows, classes;
-
-  __device__ Score at(int64_t image, unsigned index) const {
-    return widen(data[image * image_stride + index / classes * row_stride + index % classes]);
-  }
-
-  // visit(score, index) for the scores above the threshold in the share that one of `threads` has in an image. Scores
-  // without gaps are read 16 bytes at a time, four times before the first is looked at.
-  template <typename Visit>
-  __device__ void for_each_above(Score threshold, int64_t image, unsigned thread, unsigned threads,
-                                 const Visit& visit) const {
-    constexpr unsigned kVector = 16 / sizeof(In), kAhead = 4;
-    const In* const scores = data + image * image_stride;
-    const unsigned total = rows * classes;
-    const unsigned odd = static_cast<unsigned>(reinterpret_cast<uintptr_t>(scores) % 16 / sizeof(In));
-    const unsigned head = odd == 0 ? 0 : min(kVector - odd, total);
-    const unsigned vectors = row_stride == classes ? (total - head) / kVector : 0;
-    const uint4* const aligned = reinterpret_cast<const uint4*>(scores + head);
-    for (unsigned first = thread; first < vectors; first += kAhead * threads) {
-      uint4 ahead[kAhead];
-#pragma unroll
-      for (unsigned a = 0; a < kAhead; ++a) {
-        if (first + a * threads < vectors) ahead[a] = aligned[first + a * threads];
-      }
-      unsigned above = 0;
-#pragma unroll
-      for (unsigned a = 0; a < kAhead; ++a) {
-        In values[kVector];
-        memcpy(values, &ahead[a], sizeof(values));
-#pragma unroll
-        for (unsigned k = 0; k < kVector; ++k) {
-          const bool is_above = first + a * threads < vectors && widen(values[k]) > threshold;
-          above |= static_cast<unsigned>(is_above) << (a * kVector + k);
-        }
-      }
-      for (; above; above &= above - 1) {
-        const unsigned bit = static_cast<unsigned>(__ffs(static_cast<int>(above)) - 1);
-        const unsigned index = head + (first + bit / kVector * threads) * kVector + bit % kVector;
-        visit(widen(scores[index]), index);
-      }
-    }
-    const unsigned in_vectors = vectors * kVector;
-    for (unsigned i = thread; i < total - in_vectors; i += threads) {
-      const unsigned index = i < head ? i : i + in_vectors;
-      const Score score = at(image, index);
-      if (score > threshold) visit(score, index);
-    }
-  }
-};
-
-// What an index stands for, and its box: of the row, or of the row and the class.
-template <typename T>
-struct CandidateBoxes {
-  const void* boxes;
-  ScalarType type;
-  unsigned rows, classes;
-  bool per_class, agnostic;
-  const int* labels;  // [images, rows] where each row has one candidate, its best class, or null
-
-  __device__ unsigned row(unsigned index) const { return labels ? index : index / classes; }
-  __device__ unsigned label(int64_t image, unsigned index) const {
-    return labels ? static_cast<unsigned>(labels[image * rows + index]) : index % classes;
-  }
-  __device__ int64_t position(int64_t image, unsigned index) const {
-    const int64_t position = image * rows + row(index);
-    return per_class ? position * classes + label(image, index) : position;
-  }
-  __device__ int64_t segment(int64_t image, unsigned index) const { return agnostic ? 0 : label(image, index); }
-
-  template <typename In>
-  __device__ Box<T> load(int64_t position) const {
-    const In* const b = static_cast<const In*>(boxes) + 4 * position;
-    return {T(widen(b[0])), T(widen(b[1])), T(widen(b[2])), T(widen(b[3]))};
-  }
-  __device__ Box<T> box(int64_t image, unsigned index) const {
-    const int64_t at = position(image, index);
-    if (sizeof(T) == 4 && type == ScalarType::Half) return load<torch::headeronly::Half>(at);
-    if (sizeof(T) == 4 && type == ScalarType::BFloat16) return load<torch::headeronly::BFloat16>(at);
-    return load<T>(at);
-  }
-};
-
-// What is kept of each image so far: [images, most].
-template <typename T>
-struct KeptBoxes {
-  unsigned* indices;  // best first
-  Box<T>* boxes;
-  int64_t* segments;
-  int64_t most;
-
-  __device__ bool suppress(int64_t image, unsigned count, const Box<T>& box, int64_t segment,
-                           const NmsRule<T>& rule) const {
-    const T box_area = area(box);
-    for (int64_t k = image * most; k < image * most + count; ++k) {
-      if (segments[k] == segment && suppresses(boxes[k], area(boxes[k]), box, box_area, rule)) return true;
-    }
-    return false;
-  }
-};
 
 enum class Phase : int { searching, selected, finished };
 

@@ -48,7 +48,7 @@ __device__ SoftBest best_of_warp(SoftBest best) {
 }
 
 template <SoftNmsMethod kMethod, typename T>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, 1)
     soft_nms_kernel(const Box<T>* boxes, const T* scores, unsigned n, SoftNmsRule<T> rule, SoftColumns<T> left, T* dets,
                     int64_t* inds, int64_t* count) {  // [n, 5], [n], [1]
   __shared__ SoftBest of_warps[2][kThreads / 32];
