@@ -10,12 +10,13 @@ BIN := .venv/bin
 SOURCES := setup.py pyproject.toml $(wildcard csrc csrc/* csrc/*/*)
 CXX_FILES = $(shell find csrc tests -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: help demo test bench lint format wheel clean
+.PHONY: help demo test bench gpu lint format wheel clean
 
 help:
 	@echo "make demo    find the objects in pydet/assets/dog.jpg and draw them"
 	@echo "make test    run the tests"
 	@echo "make bench   race the operators against torchvision and others, and write the README's table"
+	@echo "make gpu     on a machine with a GPU: build for it with its own python3, test, race; needs no network"
 	@echo "make lint    check style and types;  make format  put the style right"
 	@echo "make wheel   build the wheel and the source archive into dist/"
 	@echo "make clean   remove all that these commands made"
@@ -30,6 +31,9 @@ test: .venv/test
 bench: .venv-bench/ready
 	.venv-bench/bin/python -m pytest benchmarks -q --benchmark-quiet --results benchmarks/results/cpu-$(shell uname -m).json
 	.venv-bench/bin/python benchmarks/report.py
+
+gpu:
+	$(PYTHON) .ci/gpu.py
 
 lint: .venv/lint
 	$(BIN)/ruff check .

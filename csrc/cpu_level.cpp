@@ -13,7 +13,8 @@ CpuLevel best_level() {
       __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512cd")) {
     return CpuLevel::avx512;
   }
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("bmi2") && __builtin_cpu_supports("f16c")) {
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi2") &&
+      __builtin_cpu_supports("f16c")) {
     return CpuLevel::avx2;
   }
 #endif

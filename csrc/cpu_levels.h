@@ -27,12 +27,20 @@
 #define PYDET_TARGET_END _Pragma("GCC pop_options")
 #endif
 
+// Whether a level has a fused multiply-add. Nothing is contracted: only what asks for it is fused (math/scalar.h).
 #define PYDET_LEVEL baseline
+#if defined(__aarch64__)
+#define PYDET_LEVEL_IS_FUSED true
+#else
+#define PYDET_LEVEL_IS_FUSED false
+#endif
 #include PYDET_KERNELS
+#undef PYDET_LEVEL_IS_FUSED
 #undef PYDET_LEVEL
 
 #if PYDET_X86
-PYDET_TARGET_BEGIN("avx2,f16c,bmi,bmi2,lzcnt,popcnt")
+#define PYDET_LEVEL_IS_FUSED true
+PYDET_TARGET_BEGIN("avx2,fma,f16c,bmi,bmi2,lzcnt,popcnt")
 #define PYDET_LEVEL avx2
 #define PYDET_LEVEL_IS_AVX2 1
 #include PYDET_KERNELS
@@ -41,10 +49,10 @@ PYDET_TARGET_BEGIN("avx2,f16c,bmi,bmi2,lzcnt,popcnt")
 PYDET_TARGET_END
 
 #ifdef __clang__
-PYDET_TARGET_BEGIN("avx512f,avx512vl,avx512bw,avx512dq,avx512cd,avx2,f16c,bmi,bmi2,lzcnt,popcnt")
+PYDET_TARGET_BEGIN("avx512f,avx512vl,avx512bw,avx512dq,avx512cd,avx2,fma,f16c,bmi,bmi2,lzcnt,popcnt")
 #else
 PYDET_TARGET_BEGIN(
-    "avx512f,avx512vl,avx512bw,avx512dq,avx512cd,avx2,f16c,bmi,bmi2,lzcnt,popcnt,prefer-vector-width=512")
+    "avx512f,avx512vl,avx512bw,avx512dq,avx512cd,avx2,fma,f16c,bmi,bmi2,lzcnt,popcnt,prefer-vector-width=512")
 #endif
 #define PYDET_LEVEL avx512
 #define PYDET_LEVEL_IS_AVX512 1
@@ -52,6 +60,7 @@ PYDET_TARGET_BEGIN(
 #undef PYDET_LEVEL_IS_AVX512
 #undef PYDET_LEVEL
 PYDET_TARGET_END
+#undef PYDET_LEVEL_IS_FUSED
 
 #define PYDET_CPU_CALL(kernel, ...)                                                         \
   (::pydet::cpu_level() == ::pydet::CpuLevel::avx512 ? ::pydet::avx512::kernel(__VA_ARGS__) \

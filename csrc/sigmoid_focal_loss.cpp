@@ -8,8 +8,10 @@
 namespace pydet {
 namespace {
 
-constexpr int64_t kFocalBlock = 1024;  // values at a time: logits, labels, losses and gradients stay in the L1 cache
-constexpr int64_t kFocalBlocksPerTask = 16;  // about 20 us of work
+constexpr int64_t kFocalChunk = 128;   // values at a time, of which most chunks have no label set
+constexpr int64_t kFocalBlock = 1024;  // values of one sum
+constexpr int64_t kFocalBlocksPerTask = 16;  // about 10 us of work
+constexpr int64_t kFocalLanes = 16;
 
 template <typename T>
 struct FocalParameters {

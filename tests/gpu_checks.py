@@ -56,7 +56,8 @@ def check_equals_reference(case: OpCase, size: int, dtype: torch.dtype, device: 
             and ops.backend_of(case.name, torch.device(device).type)[0] == "compiled"
         ):
             assert_close(case.function(*there), case.function(*args), None)
-        if device != "cpu" and triton_launcher(case.name):
+        # Not at every size: Triton compiles a kernel for each kind of number that a size is.
+        if device != "cpu" and size in case.gpu_sizes[4::2] and triton_launcher(case.name):
             with ops.set_backend("triton"):
                 assert_close(case.function(*there), expected, case.tolerance)
 

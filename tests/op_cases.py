@@ -38,11 +38,19 @@ def iou_inputs(n: int, generator: torch.Generator, *options: Any) -> tuple[Any, 
     return *aligned_boxes(n, generator), *options, True
 
 
-def yolo_head(n: int, generator: torch.Generator) -> tuple[Tensor, Tensor, tuple[int, int]]:
+def yolo_head(n: int, generator: torch.Generator) -> tuple[Any, ...]:
     """Raw head of two images: 3 anchors, 3 + n classes, n x (n + 1) cells of 16 x 32 pixels."""
     inputs = torch.randn(2, 3 * (5 + 3 + n), n, n + 1, generator=generator)
-    anchors = torch.rand(3, 2, generator=generator) * 40 + 10
-    return inputs, anchors, (max(16 * n, 1), 32 * (n + 1))
+    in_cells = n % 2 == 1
+    anchors = (torch.rand(3, 2, generator=generator) * 40 + 10) / (16 if in_cells else 1)
+    return inputs, anchors, (max(16 * n, 1), 32 * (n + 1)), ("sigmoid", "softmax", "logits")[n % 3], in_cells
+
+
+def yolo_grid(n: int, generator: torch.Generator) -> tuple[Any, ...]:
+    """n outputs of a network with a grid of 1 to 4 cells a side, 1 to 3 boxes a cell and 1 + n classes."""
+    side, num_boxes = 1 + n % 4, 1 + n % 3
+    inputs = torch.randn(n, side**2 * (1 + n + 5 * num_boxes), generator=generator)
+    return inputs, side, num_boxes, (64, 96), n % 2 == 1, ("linear", "softmax")[n // 2 % 2]
 
 
 def clustered_boxes(n: int, generator: torch.Generator, per_object: int = 20) -> Tensor:
@@ -90,6 +98,32 @@ def match_anchors_inputs(n: int, generator: torch.Generator) -> tuple[Any, ...]:
     anchors = (random_boxes(40 * n + 3, generator, size=20.0 * n + 20) / 8).round() * 8
     anchors[: min(n, len(truths))] = truths[: min(n, len(truths))]
     return anchors, truths, counts, 0.5, 0.3, ("retinanet", "ssd", "threshold")[n % 3]
+
+
+def mining_inputs(n: int, generator: torch.Generator) -> tuple[Tensor, Tensor, float]:
+    """Losses of 4 images of n anchors, many equal; a tenth positive, none in the second image, most in the third."""
+    loss = (torch.rand(4, n, generator=generator) ** 3 * 50).round() / 10
+    share = torch.tensor([0.1, 0.0, 0.8, 0.1])[:, None]
+    return loss, torch.rand(4, n, generator=generator) < share, 3.0
+
+
+def random_tree(n: int, generator: torch.Generator) -> Tensor:
+    """Parents of n nodes: groups of 1 to 9 siblings below nodes drawn at random, each once, as in a WordTree."""
+    parents: list[int] = []
+    free = [-1]
+    while len(parents) < n:
+        parent = free.pop(int(torch.randint(len(free), (), generator=generator)))
+        count = min(int(torch.randint(1, 10, (), generator=generator)), n - len(parents))
+        free += range(len(parents), len(parents) + count)
+        parents += [parent] * count
+    return torch.tensor(parents, dtype=torch.int64)
+
+
+def tree_inputs(n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Conditional probabilities [2, n, 3 n] of a random tree, some of them 0."""
+    parents = random_tree(3 * n, generator)
+    conditional = reference.tree_softmax(12 * torch.randn(2, n, 3 * n, generator=generator), parents)
+    return torch.where(conditional < 1e-4, 0, conditional), parents
 
 
 @dataclass(frozen=True)
@@ -264,12 +298,23 @@ OP_CASES = [
         name="yolo_decode",
         make_inputs=yolo_head,
         gpu_sizes=(0, 1, 5, 6, 15, 16, 17),
-        sizes=(0, 1, 4, 7, 13, 26),
+        sizes=(0, 1, 2, 4, 7, 24, 26, 13),
         floating=(0, 1),
         gradients=(0, 1),
         tolerance=(2e-6, 5e-5),  # a corner is the difference of two lengths of hundreds of pixels
-        summary="boxes, objectness and class scores of a raw YOLOv3 head, in one read and one write",
-        source="YOLOv3 (Redmon and Farhadi 2018), section 2.1; Darknet's [yolo] layer",
+        summary="boxes, objectness and class scores of a raw YOLOv3 or YOLOv2 head, in one read and one write",
+        source="YOLOv3 (Redmon and Farhadi 2018), YOLOv2 (2017); Darknet's [yolo] and [region] layers",
+    ),
+    OpCase(
+        name="yolo_grid_decode",
+        family="yolo_decode",
+        make_inputs=yolo_grid,
+        sizes=(0, 1, 2, 3, 4, 20, 33, 50),
+        floating=(0,),
+        gradients=(0,),
+        tolerance=(2e-6, 2e-5),
+        summary="boxes, objectness and class scores of the first YOLO's grid",
+        source="YOLO (Redmon et al. 2016), section 2; Darknet's [detection] layer",
     ),
     OpCase(
         name="sigmoid_focal_loss",
@@ -333,6 +378,42 @@ OP_CASES = [
         floating=(0, 1),
         summary="Ground truth of every anchor of a ragged batch (RetinaNet, SSD, thresholds); no matrix of IoUs",
         source="torchvision's box_iou with Matcher and SSDMatcher",
+    ),
+    OpCase(
+        name="hard_negative_mining",
+        make_inputs=mining_inputs,
+        sizes=(0, 1, 2, 15, 16, 17, 300, 5000),
+        floating=(0,),
+        summary="The hardest negatives of each image, a number for each positive, by selection instead of two sorts",
+        source="SSD (Liu et al. 2016), section 2.2; torchvision's SSD.compute_loss",
+    ),
+    OpCase(
+        name="tree_softmax",
+        make_inputs=lambda n, g: (8 * torch.randn(2, n, 3 * n, generator=g), random_tree(3 * n, g)),
+        sizes=(0, 1, 5, 6, 16, 17, 100),
+        floating=(0,),
+        gradients=(0,),
+        tolerance=(1e-6, 1e-9),
+        summary="Softmax inside each group of siblings of a WordTree, of rows or of a head's map as it lies",
+        source="YOLO9000 (Redmon and Farhadi 2017), section 4; Darknet's [region] layer with tree=",
+    ),
+    OpCase(
+        name="tree_probabilities",
+        family="tree_predict",
+        make_inputs=tree_inputs,
+        sizes=(0, 1, 5, 6, 16, 17, 100),
+        floating=(0,),
+        gradients=(0,),
+        summary="Absolute probability of every node of a WordTree: the product along its path",
+        source="YOLO9000 (Redmon and Farhadi 2017), section 4; Darknet's hierarchy_predictions",
+    ),
+    OpCase(
+        name="tree_predict",
+        make_inputs=lambda n, g: (*tree_inputs(n, g), 0.1, ("absolute", "darknet")[n % 2]),
+        sizes=(1, 2, 5, 6, 16, 17, 100),
+        floating=(0,),
+        summary="Confident walk from the root of a WordTree to a class, by Darknet's rule or the absolute one",
+        source="YOLO9000 (Redmon and Farhadi 2017), section 4; Darknet's hierarchy_top_prediction",
     ),
     OpCase(
         name="encode_boxes",

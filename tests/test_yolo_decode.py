@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 
 from pydet import reference
-from pydet.ops import yolo_decode
+from pydet.ops import yolo_decode, yolo_grid_decode
 
 LOG3 = math.log(3)  # sigmoid(log 3) = 3/4, sigmoid(-log 3) = 1/4
 ANCHORS = torch.tensor([[10.0, 13.0], [16.0, 30.0], [33.0, 23.0]])
+CLASSES = ("sigmoid", "softmax", "logits")
 
 
 def head(batch: int, classes: int, height: int, width: int, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -33,6 +34,71 @@ def test_by_hand() -> None:
     torch.testing.assert_close(scores, torch.tensor([[[0.25, 0.25]] * 5 + [[0.375, 0.1875]]]), rtol=5e-7, atol=0)
 
 
+def test_yolov2_by_hand() -> None:
+    """Anchors in cells of 32 x 16 pixels, and a softmax over the three classes."""
+    raw = torch.zeros(1, 8, 2, 2)
+    raw[0, :, 0, 1] = torch.tensor([LOG3, -LOG3, math.log(2), 0, LOG3, 0, LOG3, -math.inf])
+    boxes, objectness, scores = yolo_decode(raw, torch.tensor([[1.5, 2.5]]), (32, 64), "softmax", True)
+    # the anchor is 48 x 40 pixels; centre (1.75, 0.25) cells = (56, 4) pixels, 96 wide
+    expected = [[-8, -12, 40, 28], [8, -16, 104, 24], [-8, 4, 40, 44], [24, 4, 72, 44]]
+    torch.testing.assert_close(boxes, torch.tensor([expected], dtype=torch.float32), rtol=1e-6, atol=1e-5)
+    torch.testing.assert_close(objectness, torch.tensor([[0.5, 0.75, 0.5, 0.5]]), rtol=3e-7, atol=0)
+    others = [1 / 6] * 3
+    expected = [others, [0.1875, 0.5625, 0], others, others]  # 1 : 3 : 0 of 3/4
+    torch.testing.assert_close(scores, torch.tensor([expected]), rtol=5e-7, atol=0)
+
+
+def test_logits_are_left_as_they_are() -> None:
+    raw = head(2, 37, 5, 6)
+    boxes, objectness, logits = yolo_decode(raw, ANCHORS, (160, 192), "logits")
+    assert torch.equal(logits, raw.view(2, 3, 42, 30)[:, :, 5:].permute(0, 3, 1, 2).flatten(1, 2))
+    sigmoid = yolo_decode(raw, ANCHORS, (160, 192))
+    assert torch.equal(boxes, sigmoid[0])
+    assert torch.equal(objectness, sigmoid[1])
+    torch.testing.assert_close(objectness[..., None] * logits.sigmoid(), sigmoid[2], rtol=1e-6, atol=0)
+
+
+def test_anchors_in_cells_are_so_many_pixels() -> None:
+    """Cells of 32 x 8 pixels, exact in every format."""
+    raw = head(1, 2, 3, 5)
+    cells, pixels = torch.tensor([[1.5, 2.0], [0.25, 8.0], [3.0, 1.0]]), torch.tensor([[48.0, 16], [8, 64], [96, 8]])
+    in_cells = yolo_decode(raw, cells, (24, 160), anchors_in_cells=True)
+    for ours, theirs in zip(in_cells, yolo_decode(raw, pixels, (24, 160)), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_softmax_sums_to_the_objectness_and_ignores_an_offset() -> None:
+    raw = 5 * head(2, 91, 7, 9)
+    _, objectness, scores = yolo_decode(raw, ANCHORS, (224, 288), "softmax")
+    torch.testing.assert_close(scores.sum(-1), objectness, rtol=2e-6, atol=0)
+    moved = raw.view(2, 3, 96, 63).clone()
+    moved[:, :, 5:] += 1000 * torch.randn(2, 3, 1, 63, generator=torch.Generator().manual_seed(1)).round()
+    again = yolo_decode(moved.view_as(raw), ANCHORS, (224, 288), "softmax")
+    torch.testing.assert_close(
+        again[2], scores, rtol=2e-3, atol=1e-7
+    )  # logits of thousands have 12 bits behind the point
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
+def test_softmax_of_odd_logits_is_that_of_the_reference(layout: torch.memory_format) -> None:
+    raw = head(1, 37, 6, 14)
+    cells = raw.view(1, 3, 42, 6, 14)
+    odd = [[math.nan], [math.inf], [-math.inf], [math.inf, -math.inf], [math.inf, math.inf], [3e38, -3e38]]
+    for place, values in enumerate(odd):
+        for i, value in enumerate(values):
+            cells[0, 1, 5 + 11 * i + place, 3, place] = value
+    cells[0, 1, 5:, 3, 8] = -math.inf
+    raw = raw.contiguous(memory_format=layout)
+    for ours, theirs in zip(
+        yolo_decode(raw, ANCHORS, (96, 224), "softmax"),
+        reference.yolo_decode(raw, ANCHORS, (96, 224), "softmax"),
+        strict=True,
+    ):
+        torch.testing.assert_close(ours, theirs, rtol=2e-6, atol=1e-4, equal_nan=True)
+    scores = yolo_decode(raw, ANCHORS, (96, 224), "softmax")[2].view(6, 14, 3, 37)
+    assert scores.isnan().all(-1).nonzero().tolist() == [[3, x, 1] for x in (0, 1, 3, 4, 8)]
+
+
 def test_rows_are_cells_then_anchors() -> None:
     """Row (y * W + x) * A + a, as Darknet's [yolo] layer."""
     height, width = 3, 5
@@ -51,20 +117,32 @@ def test_rows_are_cells_then_anchors() -> None:
                 assert objectness[0, row].item() == pytest.approx(expected, rel=1e-6)
 
 
+@pytest.mark.parametrize("kind", CLASSES)
 @pytest.mark.parametrize("classes", [1, 2, 15, 16, 17, 80, 91])
-@pytest.mark.parametrize("shape", [(1, 1), (1, 5), (5, 1), (7, 9), (8, 8), (9, 15)])
-def test_widths_of_vectors_and_tiles(classes: int, shape: tuple[int, int]) -> None:
+@pytest.mark.parametrize("shape", [(1, 1), (1, 5), (5, 1), (7, 9), (8, 8), (9, 15), (33, 37)])
+def test_widths_of_vectors_and_tiles(classes: int, shape: tuple[int, int], kind: str) -> None:
     raw = head(2, classes, *shape)
     for layout in (torch.contiguous_format, torch.channels_last):
-        result = yolo_decode(raw.contiguous(memory_format=layout), ANCHORS, (416, 608))
-        for ours, theirs in zip(result, reference.yolo_decode(raw, ANCHORS, (416, 608)), strict=True):
+        result = yolo_decode(raw.contiguous(memory_format=layout), ANCHORS, (416, 608), kind)
+        for ours, theirs in zip(result, reference.yolo_decode(raw, ANCHORS, (416, 608), kind), strict=True):
             torch.testing.assert_close(ours, theirs, rtol=2e-6, atol=1e-4 if ours is result[0] else 0)
 
 
+def test_tiles_of_a_large_map() -> None:
+    """More than the 512 cells of a task; its first and last rows are those of a map of their own."""
+    raw = head(1, 3, 70, 71)
+    for kind in CLASSES:
+        boxes, objectness, scores = yolo_decode(raw, ANCHORS, (70 * 8, 71 * 8), kind)
+        expected = reference.yolo_decode(raw, ANCHORS, (70 * 8, 71 * 8), kind)
+        for ours, theirs in zip((boxes, objectness, scores), expected, strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=2e-6, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", CLASSES)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16], ids=str)
-def test_layouts_give_the_same_bits(dtype: torch.dtype) -> None:
+def test_layouts_give_the_same_bits(dtype: torch.dtype, kind: str) -> None:
     raw = head(2, 20, 7, 11, dtype)
-    expected = yolo_decode(raw, ANCHORS, (224, 352))
+    expected = yolo_decode(raw, ANCHORS, (224, 352), kind)
     padded = torch.zeros(4, 75, 9, 15, dtype=dtype)
     padded[1:3, :, 1:8, 2:13] = raw
     stacked = torch.stack([raw, raw + 1], dim=-1)
@@ -75,7 +153,7 @@ def test_layouts_give_the_same_bits(dtype: torch.dtype) -> None:
         raw.flip(1).transpose(2, 3).contiguous().transpose(2, 3).flip(1),
     ):
         assert torch.equal(view, raw)
-        for ours, theirs in zip(yolo_decode(view, ANCHORS, (224, 352)), expected, strict=True):
+        for ours, theirs in zip(yolo_decode(view, ANCHORS, (224, 352), kind), expected, strict=True):
             assert torch.equal(ours, theirs)
 
 
@@ -142,18 +220,33 @@ def test_dtype_of_anchors_is_free() -> None:
             assert torch.equal(ours, theirs)
 
 
-def test_gradient_is_that_of_the_reference() -> None:
-    raw, anchors = head(1, 3, 2, 3).requires_grad_(), ANCHORS.clone().requires_grad_()
-    weights = [torch.rand(1, 18, 4), torch.rand(1, 18), torch.rand(1, 18, 3)]
+@pytest.mark.parametrize("kind", CLASSES)
+@pytest.mark.parametrize("in_cells", [False, True])
+def test_gradients_once_and_twice(kind: str, in_cells: bool) -> None:
+    raw = head(1, 2, 2, 1, torch.float64)[:, :14].requires_grad_()
+    anchors = torch.tensor([[0.5, 1.5], [2.0, 0.25]], dtype=torch.float64, requires_grad=True)
 
-    def gradients(decode) -> tuple[Tensor, ...]:  # type: ignore[no-untyped-def]
-        loss = sum((t * w).sum() for t, w in zip(decode(raw, anchors, (64, 96)), weights, strict=True))
-        return torch.autograd.grad(loss, (raw, anchors))
+    def decode(raw: Tensor, anchors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return yolo_decode(raw, anchors, (2, 3), kind, in_cells)
 
-    for ours, theirs in zip(gradients(yolo_decode), gradients(reference.yolo_decode), strict=True):
-        torch.testing.assert_close(ours, theirs)
+    assert torch.autograd.gradcheck(decode, (raw, anchors))
+    assert torch.autograd.gradgradcheck(decode, (raw, anchors))
+
+
+def test_gradients_of_a_grid_once_and_twice() -> None:
+    raw = torch.randn(2, 4 * 13, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    for roots in (True, False):
+        for classes in ("linear", "softmax"):
+            arguments = (raw, 2, 2, (3, 2), roots, classes)
+            assert torch.autograd.gradcheck(yolo_grid_decode, arguments)
+            assert torch.autograd.gradgradcheck(yolo_grid_decode, arguments)
+
+
+def test_no_gradient_where_nothing_enters() -> None:
+    raw = head(1, 3, 2, 3).requires_grad_()
     boxes, _, _ = yolo_decode(raw, ANCHORS, (64, 96))
     (only_boxes,) = torch.autograd.grad(boxes.sum(), raw)
+    assert only_boxes.view(1, 3, 8, 2, 3)[:, :, :2].all()
     assert not only_boxes.view(1, 3, 8, 2, 3)[:, :, 4:].any()
 
 
@@ -196,6 +289,11 @@ def test_messages(inputs: Tensor, anchors: Tensor, image_size: tuple[int, int], 
         yolo_decode(inputs, anchors, image_size)
     assert "yolo_decode: " in str(error.value)
     assert message in str(error.value)
+
+
+def test_message_of_classes() -> None:
+    with pytest.raises(RuntimeError, match="yolo_decode: classes must be 'sigmoid', 'softmax' or 'logits', got 'tree'"):
+        yolo_decode(torch.zeros(1, 18, 2, 2), ANCHORS, (64, 64), "tree")
 
 
 @pytest.mark.parametrize(("value", "shown"), [(0.0, "0"), (-3.0, "-3"), (math.nan, "nan"), (math.inf, "inf")])

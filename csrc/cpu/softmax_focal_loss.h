@@ -26,14 +26,14 @@ T exponentials(T* __restrict__ x, int64_t n, T largest) {
   int64_t i = 0;
   for (; i + kLanes <= n; i += kLanes) {
     for (int64_t lane = 0; lane < kLanes; ++lane) {
-      const T e = exp_of_negative(x[i + lane] - largest);
+      const T e = exp_of_negative<PYDET_LEVEL_IS_FUSED>(x[i + lane] - largest);
       x[i + lane] = e;
       lanes[lane] += e;
     }
   }
   T sum = T(0);
   for (; i < n; ++i) {
-    x[i] = exp_of_negative(x[i] - largest);
+    x[i] = exp_of_negative<PYDET_LEVEL_IS_FUSED>(x[i] - largest);
     sum += x[i];
   }
   for (int64_t step = kLanes / 2; step > 0; step /= 2) {
@@ -65,7 +65,7 @@ void softmax_focal_row(const SoftmaxFocalJob<T, In>& job, int64_t row, T* __rest
     others = T(0);
     for (int64_t c = 0; c < n; ++c) others += e[c];
   }
-  const FocalOfSoftmax<T> f = focal_of_softmax(logit - largest, own, others, job.gamma);
+  const FocalOfSoftmax<T> f = focal_of_softmax<PYDET_LEVEL_IS_FUSED>(logit - largest, own, others, job.gamma);
   const T scale = job.weight != nullptr ? job.alpha * job.weight[label] : job.alpha;
   job.losses[row] = scale * f.loss;
   if (job.gradients == nullptr) return;

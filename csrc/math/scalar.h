@@ -68,6 +68,32 @@ PYDET_HD float float_of(uint32_t bits) {
   return x;
 }
 
+// a * b + c. kFused: rounded once, by the instruction that AVX2's and AVX-512's level, 64-bit ARM and GPUs have and give
+// the same bits; x86 without it would need software that takes 600 times as long, and rounds twice.
+template <bool kFused>
+PYDET_HD float fused(float a, float b, float c) {
+  return kFused ? std::fma(a, b, c) : a * b + c;
+}
+template <bool kFused>
+PYDET_HD double fused(double a, double b, double c) {
+  return a * b + c;
+}
+
+// |x| in an order of integers, NaN above inf.
+PYDET_HD int32_t magnitude(float x) { return static_cast<int32_t>(bits_of(x) & 0x7fffffffu); }
+
+// One of two by the sign of x, as bits: of a comparison compilers make paths through a loop, each with its own copy of
+// what follows.
+PYDET_HD float by_sign(float x, float negative, float positive) {
+  const uint32_t mask = static_cast<uint32_t>(static_cast<int32_t>(bits_of(x)) >> 31);
+  return float_of((bits_of(negative) & mask) | (bits_of(positive) & ~mask));
+}
+PYDET_HD double by_sign(double x, double negative, double positive) { return x < 0 ? negative : positive; }
+
+// x with the other sign where `sign` is negative.
+PYDET_HD float negated_by(float sign, float x) { return float_of(bits_of(x) ^ (bits_of(sign) & 0x80000000u)); }
+PYDET_HD double negated_by(double sign, double x) { return sign < 0 ? -x : x; }
+
 // A float as an integer in the order in which torch.max sees it: NaN above everything, -0 equal to 0. Integers have no
 // unordered pairs, so that comparisons and maxima of ranks vectorise.
 PYDET_HD int32_t rank_of(float x) {
@@ -98,27 +124,31 @@ PYDET_HD float float_of_bfloat16(uint16_t bfloat16) { return float_of(static_cas
 PYDET_HD float power_of_two(int32_t n) { return float_of(static_cast<uint32_t>(n + 127) << 23); }
 
 // e^x = mantissa * 2^exponent for |x| <= 104, NaN in the mantissa. No branch and no table, so that a loop over it
-// vectorises, and no fused multiply-add, so that every instruction set and the GPU give the same bits.
+// vectorises.
 struct ScaledExp {
   float mantissa;
   int32_t exponent;
+  uint32_t low_bits;  // of the exponent, with other bits above them
 };
 
+template <bool kFused = false>
 PYDET_HD ScaledExp scaled_exp(float x) {
   // x = n ln 2 + r, |r| <= ln 2 / 2. Adding 1.5 * 2^23 leaves n in the low bits: rounding without a conversion, which
   // would be undefined for NaN.
   const float rounder = 12582912.0f;
-  const float shifted = x * 1.44269504f + rounder;
+  const float shifted = fused<kFused>(x, 1.44269504f, rounder);
   const float n = shifted - rounder;
   // ln 2 in two parts; the first has so few bits that its product with n is exact.
-  const float r = (x - n * 0.693359375f) - n * -2.12194440e-4f;
+  const float r = fused<kFused>(n, 2.12194440e-4f, fused<kFused>(n, -0.693359375f, x));
   // (e^r - 1 - r) / r^2: minimax for the relative error of e^r, 3e-9.
   float p = 1.3814532e-3f;
-  p = p * r + 8.368745e-3f;
-  p = p * r + 4.1668393e-2f;
-  p = p * r + 1.6666521e-1f;
-  p = p * r + 4.9999994e-1f;
-  return {1.0f + (r + r * r * p), static_cast<int32_t>(bits_of(shifted) - bits_of(rounder))};
+  p = fused<kFused>(p, r, 8.368745e-3f);
+  p = fused<kFused>(p, r, 4.1668393e-2f);
+  p = fused<kFused>(p, r, 1.6666521e-1f);
+  p = fused<kFused>(p, r, 4.9999994e-1f);
+  // One operation less where the product is not rounded.
+  p = kFused ? fused<kFused>(fused<kFused>(p, r, 1.0f), r, 1.0f) : 1.0f + (r + r * r * p);
+  return {p, static_cast<int32_t>(bits_of(shifted) - bits_of(rounder)), bits_of(shifted)};
 }
 
 // Bounds beyond which the result no longer changes; comparisons with NaN are false, which keeps it.
@@ -129,38 +159,51 @@ PYDET_HD T bounded(T x, T lowest, T highest) {
 }
 
 // Within 1 ulp, subnormal results and overflow to inf included.
-PYDET_HD float exp_f32(float x) {
-  const ScaledExp e = scaled_exp(bounded(x, -104.0f, 89.0f));
+template <bool kFused = false>
+PYDET_HD float exponential(float x) {
+  const ScaledExp e = scaled_exp<kFused>(bounded(x, -104.0f, 89.0f));
   // 2^n in two factors: neither overflows where the result does not, and a subnormal result is rounded once.
   const int32_t half = e.exponent >> 1;
   return e.mantissa * power_of_two(half) * power_of_two(e.exponent - half);
 }
-
-PYDET_HD float exponential(float x) { return exp_f32(x); }
-PYDET_HD double exponential(double x) { return std::exp(x); }
-
-// e^x for x <= 0 within 1 ulp, with one multiplication less; 0 where the result would be subnormal.
-PYDET_HD float exp_of_negative(float x) {
-  const ScaledExp e = scaled_exp(x < -88.0f ? -88.0f : x);  // at -88 the exponent is -127, whose power of two is 0
-  return e.mantissa * power_of_two(e.exponent);
+template <bool kFused = false>
+PYDET_HD double exponential(double x) {
+  return std::exp(x);
 }
-PYDET_HD double exp_of_negative(double x) { return std::exp(x); }
+
+// e^x for x <= 0 within 1 ulp, with one multiplication less; 0 where the result would be subnormal. kOrdinary:
+// x >= -87, where the exponent can be added to that of the mantissa.
+template <bool kFused = false, bool kOrdinary = false>
+PYDET_HD float exp_of_negative(float x) {
+  // at -88 the exponent is -127, whose power of two is 0
+  const ScaledExp e = scaled_exp<kFused>(kOrdinary || !(x < -88.0f) ? x : -88.0f);
+  return kOrdinary ? float_of(bits_of(e.mantissa) + (e.low_bits << 23))
+                   : e.mantissa * power_of_two(e.exponent);
+}
+template <bool kFused = false, bool kOrdinary = false>
+PYDET_HD double exp_of_negative(double x) {
+  return std::exp(x);
+}
 
 // log(1 + x) for 0 <= x <= 1, within 2 ulp.
+template <bool kFused = false>
 PYDET_HD float log1p_of_fraction(float x) {
-  // (log(1 + x) - x) / x^2: minimax for the relative error of the logarithm, 5e-9.
-  float p = -3.31846963e-3f;
-  p = p * x + 2.02045719e-2f;
-  p = p * x + -5.76644199e-2f;
-  p = p * x + 1.06805531e-1f;
-  p = p * x + -1.53553949e-1f;
-  p = p * x + 1.96954001e-1f;
-  p = p * x + -2.49585873e-1f;
-  p = p * x + 3.33305113e-1f;
-  p = p * x + -4.99999328e-1f;
-  return x + x * x * p;
+  // (log(1 + x) - x) / x^2: minimax for the relative error of the logarithm, 3e-8, the last bits of the coefficients
+  // searched for the error with all its roundings.
+  float p = 5.36483480e-3f;
+  p = fused<kFused>(p, x, -3.00658308e-2f);
+  p = fused<kFused>(p, x, 7.92045519e-2f);
+  p = fused<kFused>(p, x, -1.37538031e-1f);
+  p = fused<kFused>(p, x, 1.91536561e-1f);
+  p = fused<kFused>(p, x, -2.48571515e-1f);
+  p = fused<kFused>(p, x, 3.33213121e-1f);
+  p = fused<kFused>(p, x, -4.99996483e-1f);
+  return fused<kFused>(x * x, p, x);
 }
-PYDET_HD double log1p_of_fraction(double x) { return std::log1p(x); }
+template <bool kFused = false>
+PYDET_HD double log1p_of_fraction(double x) {
+  return std::log1p(x);
+}
 
 // Within 2 ulp, subnormal x included; -inf for 0, NaN below it.
 PYDET_HD float log_f32(float x) {
@@ -214,11 +257,12 @@ struct Logistic {
   T p, not_p, tail;
 };
 
-template <typename T>
+// kOrdinary: |x| <= 87, where nothing has to be kept from overflowing.
+template <bool kFused = false, bool kOrdinary = false, typename T>
 PYDET_HD Logistic<T> logistic(T x) {
-  const T e = exp_of_negative(-std::fabs(x));
+  const T e = exp_of_negative<kFused, kOrdinary>(-std::fabs(x));
   const T larger = T(1) / (T(1) + e), smaller = e * larger;
-  return {x < T(0) ? smaller : larger, x < T(0) ? larger : smaller, log1p_of_fraction(e)};
+  return {by_sign(x, smaller, larger), by_sign(x, larger, smaller), log1p_of_fraction<kFused>(e)};
 }
 
 // atan(x) within 2 ulp, branch-free. atan x = c + atan t for (c, t) = (0, x), (pi/4, (x - 1) / (x + 1)) or

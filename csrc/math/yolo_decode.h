@@ -5,20 +5,50 @@
 
 namespace pydet {
 
-// One axis of the grid of a YOLO head: `stride` pixels a cell, and an anchor's extent in pixels.
+// What the class scores of a cell are made of; all but the logits are multiplied by the objectness.
+enum class YoloClasses : int { sigmoid, softmax, logits, linear };
+
+// A softmax is summed in 16 parts, class c in part c % 16, whatever the layout and the width of the vectors: the same
+// bits from every kernel. Then part i takes part i + 8, i + 4, i + 2 and i + 1.
+constexpr int kSoftmaxParts = 16;
+
+// One axis of the grid of a YOLO head: `stride` pixels a cell, and the extent of an anchor, or of the picture where
+// there are no anchors, in pixels.
 template <typename T>
 struct YoloAxis {
-  T stride, anchor;
+  T stride, extent;
 };
 
-// YOLOv3 section 2.1: b = sigmoid(t) + c keeps the centre in its cell, the extent scales the anchor by e^t.
+template <typename T>
+PYDET_HD Box<T> box_around(T x, T y, T half_width, T half_height) {
+  return {x - half_width, y - half_height, x + half_width, y + half_height};
+}
+
+// YOLOv2 section 2, YOLOv3 section 2.1: b = sigmoid(t) + c keeps the centre in its cell, the extent scales the anchor
+// by e^t.
 template <typename T>
 PYDET_HD Box<T> yolo_box(T tx, T ty, T tw, T th, T column, T row, YoloAxis<T> horizontal, YoloAxis<T> vertical) {
   const T x = (column + sigmoid(tx)) * horizontal.stride;
   const T y = (row + sigmoid(ty)) * vertical.stride;
-  const T half_width = T(0.5) * exponential(tw) * horizontal.anchor;
-  const T half_height = T(0.5) * exponential(th) * vertical.anchor;
-  return {x - half_width, y - half_height, x + half_width, y + half_height};
+  return box_around(x, y, T(0.5) * exponential(tw) * horizontal.extent, T(0.5) * exponential(th) * vertical.extent);
+}
+
+// YOLO section 2: the centre relative to its cell, the extents to the picture; Darknet's sqrt=1: as their roots.
+template <typename T>
+PYDET_HD Box<T> yolo_grid_box(T px, T py, T pw, T ph, T column, T row, YoloAxis<T> horizontal, YoloAxis<T> vertical,
+                              bool roots) {
+  const T x = (column + px) * horizontal.stride;
+  const T y = (row + py) * vertical.stride;
+  const T width = roots ? pw * pw : pw, height = roots ? ph * ph : ph;
+  return box_around(x, y, T(0.5) * width * horizontal.extent, T(0.5) * height * vertical.extent);
+}
+
+// The score of one class, where it does not depend on the others.
+template <YoloClasses kClasses, typename T>
+PYDET_HD T yolo_score(T confidence, T logit) {
+  static_assert(kClasses != YoloClasses::softmax);
+  if (kClasses == YoloClasses::sigmoid) return scaled_sigmoid(confidence, logit);
+  return kClasses == YoloClasses::linear ? confidence * logit : logit;
 }
 
 }  // namespace pydet

@@ -11,13 +11,16 @@ from pydet.ops.box_iou_loss import complete_box_iou_loss, distance_box_iou_loss,
 from pydet.ops.boxes import box_area, box_convert, clip_boxes_to_image, remove_small_boxes
 from pydet.ops.decode_boxes import decode_boxes
 from pydet.ops.encode_boxes import encode_boxes
+from pydet.ops.hard_negative_mining import hard_negative_mining
 from pydet.ops.match_anchors import match_anchors
 from pydet.ops.multiclass_nms import multiclass_nms
 from pydet.ops.nms import nms
 from pydet.ops.sigmoid_focal_loss import sigmoid_focal_loss
 from pydet.ops.soft_nms import soft_nms
 from pydet.ops.softmax_focal_loss import softmax_focal_loss
-from pydet.ops.yolo_decode import yolo_decode
+from pydet.ops.tree_predict import tree_predict, tree_probabilities
+from pydet.ops.tree_softmax import tree_softmax
+from pydet.ops.yolo_decode import yolo_decode, yolo_grid_decode
 
 __all__ = [
     "OPERATORS",
@@ -37,6 +40,7 @@ __all__ = [
     "encode_boxes",
     "generalized_box_iou",
     "generalized_box_iou_loss",
+    "hard_negative_mining",
     "match_anchors",
     "multiclass_nms",
     "nms",
@@ -45,5 +49,9 @@ __all__ = [
     "sigmoid_focal_loss",
     "soft_nms",
     "softmax_focal_loss",
+    "tree_predict",
+    "tree_probabilities",
+    "tree_softmax",
     "yolo_decode",
+    "yolo_grid_decode",
 ]

@@ -43,13 +43,18 @@ OPERATORS = (
     "encode_boxes",
     "generalized_box_iou",
     "generalized_box_iou_loss",
+    "hard_negative_mining",
     "match_anchors",
     "multiclass_nms",
     "nms",
     "sigmoid_focal_loss",
     "soft_nms",
     "softmax_focal_loss",
+    "tree_predict",
+    "tree_probabilities",
+    "tree_softmax",
     "yolo_decode",
+    "yolo_grid_decode",
 )
 """Every operator of torch.ops.pydet that users call, by name: its wrapper, reference and test are called the same."""
 

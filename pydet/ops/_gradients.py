@@ -33,12 +33,12 @@ def register(name: str, backward: str) -> None:
 
     def gradient(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         tensors = ctx.saved_tensors
-        if _has_kernel(backward, name, tensors[0]):
+        if has_kernel(backward, name, tensors[0]):
             told = {"op": name, **_ABSENT, **ctx.options}
             options = (told[option] for option in _argument_names(backward)[3:])
             grads = getattr(torch.ops.pydet, backward)(grad, *tensors, *options)
         else:
-            grads = _of_reference(functools.partial(getattr(reference, name), **ctx.options), tensors, grad)
+            grads = of_reference(functools.partial(getattr(reference, name), **ctx.options), tensors, grad)
         needed = zip(grads, tensors, ctx.needs_input_grad, strict=False)
         return *(g.sum_to_size(t.shape).to(t.dtype) if n else None for g, t, n in needed), *(None,) * len(names)
 
@@ -68,14 +68,14 @@ def _argument_names(name: str) -> tuple[str, ...]:
     return tuple(argument.name for argument in getattr(torch.ops.pydet, name).default._schema.arguments)
 
 
-def _has_kernel(backward: str, name: str, tensor: Tensor) -> bool:
+def has_kernel(backward: str, name: str, tensor: Tensor) -> bool:
     """Whether operator `backward` serves the gradient of `name` on the tensor's device."""
     if _backend.backend_of(name)[0] == "reference":
         return False
     return tensor.device.type != "cuda" or torch._C._dispatch_has_kernel_for_dispatch_key(f"pydet::{backward}", "CUDA")
 
 
-def _of_reference(function: Callable[..., Tensor], tensors: Sequence[Tensor], grad: Tensor) -> tuple[Tensor, ...]:
+def of_reference(function: Callable[..., Tensor], tensors: Sequence[Tensor], grad: Tensor) -> tuple[Tensor, ...]:
     """Gradients of function(*tensors) with respect to each of the tensors, zero for integer ones."""
     leaves = [t.detach().requires_grad_(t.is_floating_point()) for t in tensors]
     with torch.enable_grad():

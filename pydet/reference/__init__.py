@@ -13,13 +13,16 @@ from pydet.reference.box_iou import (
 from pydet.reference.box_iou_loss import complete_box_iou_loss, distance_box_iou_loss, generalized_box_iou_loss
 from pydet.reference.decode_boxes import decode_boxes
 from pydet.reference.encode_boxes import encode_boxes
+from pydet.reference.hard_negative_mining import hard_negative_mining
 from pydet.reference.match_anchors import match_anchors
 from pydet.reference.multiclass_nms import multiclass_nms
 from pydet.reference.nms import nms
 from pydet.reference.sigmoid_focal_loss import sigmoid_focal_loss
 from pydet.reference.soft_nms import soft_nms
 from pydet.reference.softmax_focal_loss import softmax_focal_loss
-from pydet.reference.yolo_decode import yolo_decode
+from pydet.reference.tree_predict import tree_predict, tree_probabilities
+from pydet.reference.tree_softmax import tree_softmax
+from pydet.reference.yolo_decode import yolo_decode, yolo_grid_decode
 
 __all__ = [
     "batched_nms",
@@ -34,6 +37,7 @@ __all__ = [
     "encode_boxes",
     "generalized_box_iou",
     "generalized_box_iou_loss",
+    "hard_negative_mining",
     "match_anchors",
     "multiclass_nms",
     "nms",
@@ -41,5 +45,9 @@ __all__ = [
     "sigmoid_focal_loss",
     "soft_nms",
     "softmax_focal_loss",
+    "tree_predict",
+    "tree_probabilities",
+    "tree_softmax",
     "yolo_decode",
+    "yolo_grid_decode",
 ]
