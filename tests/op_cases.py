@@ -126,6 +126,19 @@ def tree_inputs(n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     return torch.where(conditional < 1e-4, 0, conditional), parents
 
 
+def match_cells_inputs(n: int, generator: torch.Generator) -> tuple[Any, ...]:
+    """n images of 0 to 4 objects, 5 x 4 cells of 8 x 16 pixels with 3 predictions each; many on or beside objects."""
+    counts = torch.randint(0, 5, (n,), generator=generator)
+    truths = (random_boxes(int(counts.sum()), generator, size=40, largest=40) / 2).round() * 2
+    predictions = random_boxes(60 * n, generator, size=40, largest=40).reshape(n, 60, 4)
+    for image, own in enumerate(truths.split(counts.tolist())):
+        if len(own) and image % 4:
+            predictions[image, ::2] = own[torch.randint(len(own), (30,), generator=generator)]
+    priors = (torch.rand(5, 2, generator=generator) * 40 + 1).round()
+    shared = (predictions + torch.rand(n, 60, 4, generator=generator), truths, counts, (5, 4), (40, 64))
+    return (*shared, "overlap") if n % 2 else (*shared, "shape", priors, [3, 0, 2], 0.6)
+
+
 @dataclass(frozen=True)
 class OpCase:
     """One operator.
@@ -414,6 +427,16 @@ OP_CASES = [
         floating=(0,),
         summary="Confident walk from the root of a WordTree to a class, by Darknet's rule or the absolute one",
         source="YOLO9000 (Redmon and Farhadi 2017), section 4; Darknet's hierarchy_top_prediction",
+    ),
+    OpCase(
+        name="match_cells",
+        make_inputs=match_cells_inputs,
+        sizes=(0, 1, 2, 7, 16, 33, 32),
+        gpu_sizes=(0, 1, 2, 7, 8, 33, 40),
+        floating=(0, 1, 6),
+        summary="Prediction of a YOLO grid that each ground truth of a ragged batch trains, by prior or by overlap; "
+        "those left out of the objectness loss",
+        source="YOLO, YOLOv2, YOLOv3 (Redmon et al. 2016 to 2018); Darknet's [detection], [region], [yolo]",
     ),
     OpCase(
         name="encode_boxes",

@@ -13,6 +13,7 @@ from pydet.ops.decode_boxes import decode_boxes
 from pydet.ops.encode_boxes import encode_boxes
 from pydet.ops.hard_negative_mining import hard_negative_mining
 from pydet.ops.match_anchors import match_anchors
+from pydet.ops.match_cells import match_cells
 from pydet.ops.multiclass_nms import multiclass_nms
 from pydet.ops.nms import nms
 from pydet.ops.sigmoid_focal_loss import sigmoid_focal_loss
@@ -42,6 +43,7 @@ __all__ = [
     "generalized_box_iou_loss",
     "hard_negative_mining",
     "match_anchors",
+    "match_cells",
     "multiclass_nms",
     "nms",
     "remove_small_boxes",

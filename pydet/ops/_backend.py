@@ -45,6 +45,7 @@ OPERATORS = (
     "generalized_box_iou_loss",
     "hard_negative_mining",
     "match_anchors",
+    "match_cells",
     "multiclass_nms",
     "nms",
     "sigmoid_focal_loss",

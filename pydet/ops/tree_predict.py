@@ -50,8 +50,8 @@ def tree_predict(
         rule: "absolute" or "darknet".
 
     Returns:
-        nodes int64 [...] and their absolute probabilities [...], float64 where `conditional` is, else float32. The first
-        of equally probable children is taken, and NaN only where there is nothing else, at the root. Neither has a
+        nodes int64 [...] and their absolute probabilities [...], float64 where `conditional` is, else float32. Of equally
+        probable children the first is taken, and NaN only where there is nothing else, at the root. Neither has a
         gradient: `tree_probabilities` has.
 
     Raises:

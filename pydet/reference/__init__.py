@@ -15,6 +15,7 @@ from pydet.reference.decode_boxes import decode_boxes
 from pydet.reference.encode_boxes import encode_boxes
 from pydet.reference.hard_negative_mining import hard_negative_mining
 from pydet.reference.match_anchors import match_anchors
+from pydet.reference.match_cells import match_cells
 from pydet.reference.multiclass_nms import multiclass_nms
 from pydet.reference.nms import nms
 from pydet.reference.sigmoid_focal_loss import sigmoid_focal_loss
@@ -39,6 +40,7 @@ __all__ = [
     "generalized_box_iou_loss",
     "hard_negative_mining",
     "match_anchors",
+    "match_cells",
     "multiclass_nms",
     "nms",
     "result_dtype",
