@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import peer
+from peers import peer
 from op_cases import random_boxes
 from torch import Tensor
 

@@ -200,6 +200,14 @@ class OpCase:
 
 OP_CASES = [
     OpCase(
+        name="anchor_kmeans",
+        make_inputs=lambda n, g: (torch.rand(n, 2, generator=g) ** 2 * 300 + 4, 1 + n % 7 % n, n, n % 30),
+        sizes=(1, 2, 17, 255, 257, 3000, 1024),
+        floating=(0,),
+        summary="anchors for a data set: k-means of box sizes with distance 1 - IoU, from a seed",
+        source="YOLOv2 (Redmon and Farhadi 2017), section 2, Dimension clusters",
+    ),
+    OpCase(
         name="box_iou",
         make_inputs=lambda n, g: iou_inputs(n, g, "xyxy"),
         gpu_sizes=(0, 1, 31, 32, 33, 255, 256, 257, 513),
@@ -322,6 +330,7 @@ OP_CASES = [
         name="yolo_grid_decode",
         family="yolo_decode",
         make_inputs=yolo_grid,
+        gpu_sizes=(0, 1, 2, 3, 7, 16, 33, 40),
         sizes=(0, 1, 2, 3, 4, 20, 33, 50),
         floating=(0,),
         gradients=(0,),

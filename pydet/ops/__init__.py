@@ -4,6 +4,7 @@ Replacing `from torchvision.ops import nms` by `from pydet.ops import nms` is th
 """
 
 from pydet.ops._backend import OPERATORS, backend_of, set_backend
+from pydet.ops.anchor_kmeans import anchor_elbow, anchor_kmeans
 from pydet.ops.batched_nms import batched_nms
 from pydet.ops.bbox_overlaps import bbox_overlaps
 from pydet.ops.box_iou import box_iof, box_iou, complete_box_iou, distance_box_iou, generalized_box_iou
@@ -25,6 +26,8 @@ from pydet.ops.yolo_decode import yolo_decode, yolo_grid_decode
 
 __all__ = [
     "OPERATORS",
+    "anchor_elbow",
+    "anchor_kmeans",
     "backend_of",
     "batched_nms",
     "bbox_overlaps",

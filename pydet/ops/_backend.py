@@ -33,6 +33,7 @@ def _triton_operator(name: str) -> Any | None:
 
 
 OPERATORS = (
+    "anchor_kmeans",
     "batched_nms",
     "box_iof",
     "box_iou",

@@ -1,5 +1,6 @@
 """Slow, obvious PyTorch: the ground truth that every kernel is tested against. Any device, any floating dtype."""
 
+from pydet.reference.anchor_kmeans import anchor_kmeans
 from pydet.reference.batched_nms import batched_nms
 from pydet.reference.box_iou import (
     box_iof,
@@ -26,6 +27,7 @@ from pydet.reference.tree_softmax import tree_softmax
 from pydet.reference.yolo_decode import yolo_decode, yolo_grid_decode
 
 __all__ = [
+    "anchor_kmeans",
     "batched_nms",
     "box_iof",
     "box_iou",
