@@ -25,10 +25,11 @@ def _has_kernel(name: str, key: str) -> bool:
 
 def _triton_operator(name: str) -> Any | None:
     """Launcher of the Triton kernel of the same name, or None where there is no kernel or no triton."""
-    module = f"pydet.triton_kernels.{name}"
+    stem = getattr(reference, name).__module__.rpartition(".")[2]  # that of its files: a family shares them
+    module = f"pydet.triton_kernels.{stem}"
     if importlib.util.find_spec("triton") is None or importlib.util.find_spec(module) is None:
         return None
-    return getattr(importlib.import_module(module), name)
+    return getattr(importlib.import_module(module), name, None)
 
 
 OPERATORS = (
