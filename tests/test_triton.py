@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from more_inputs import yolo_decode, yolo_grid_decode
 from op_cases import aligned_boxes, random_boxes
 from op_checks import outputs
 from torch import Tensor
@@ -48,19 +49,6 @@ def kin_inputs(n: int, dtype: torch.dtype, *options: Any) -> list[tuple[Any, ...
     return [(a, b[: n // 2], *options), (bad, bad, *options), (a, b, *options, True), (bad, a, *options, True)]
 
 
-def yolo_decode_inputs(n: int, dtype: torch.dtype) -> list[tuple[Any, ...]]:
-    generator = torch.Generator().manual_seed(n)
-    anchors = torch.rand(3, 2, generator=generator) * 50 + 5
-    flat = torch.randn(2, 3 * 7, 1, n, generator=generator).to(dtype)  # n cells
-    deep = torch.randn(1, 3 * (5 + max(n, 1)), 2, 3, generator=generator).to(dtype)  # n classes
-    return [
-        (flat, anchors, (32, 32 * n + 1)),
-        (deep, anchors, (100, 100)),
-        (deep.contiguous(memory_format=torch.channels_last), anchors, (64, 96)),
-        (deep.transpose(2, 3), anchors.half(), (64, 96)),
-    ]
-
-
 # kernel: its inputs; relative and absolute tolerance, zero where the arithmetic is that of the reference bit by bit
 INPUTS = {
     "box_iou": (box_iou_inputs, 0.0, 0.0),
@@ -68,7 +56,8 @@ INPUTS = {
     "generalized_box_iou": (kin_inputs, 0.0, 0.0),
     "distance_box_iou": (lambda n, dtype: kin_inputs(n, dtype, 1e-3), 0.0, 0.0),
     "complete_box_iou": (lambda n, dtype: kin_inputs(n, dtype, 1e-3), 1e-6, 1e-6),
-    "yolo_decode": (yolo_decode_inputs, 5e-6, 1e-4),
+    "yolo_decode": (yolo_decode.inputs, 5e-6, 1e-4),
+    "yolo_grid_decode": (yolo_grid_decode.inputs, 5e-6, 1e-4),
 }
 
 POINTERS = ("*fp32", "*fp64", "*fp16", "*bf16")
@@ -96,7 +85,18 @@ def yolo_decode_signature(pointer: str) -> tuple[dict[str, str], dict[str, Any]]
     arguments["image_stride"] = "i64"
     names = ("channel_stride", "row_stride", "column_stride", "image_height", "image_width")
     arguments |= dict.fromkeys((*names, "num_anchors", "num_classes", "height", "width"), "i32")
-    return arguments, {"COMPUTE": compute, "CELLS": 64, "CLASSES": 32}
+    options = {"CLASSES_ARE": "softmax", "ANCHORS_IN_CELLS": True}
+    return arguments, {**options, "COMPUTE": compute, "CELLS": 64, "CLASSES": 32}
+
+
+def yolo_grid_decode_signature(pointer: str) -> tuple[dict[str, str], dict[str, Any]]:
+    compute = triton.language.float64 if pointer == "*fp64" else triton.language.float32
+    out = "*fp64" if pointer == "*fp64" else "*fp32"
+    arguments = {"inputs": pointer, **dict.fromkeys(("boxes", "objectness", "scores"), out)}
+    names = ("rows", "side", "num_boxes", "num_classes", "image_height", "image_width")
+    arguments |= dict.fromkeys(names, "i32")
+    options = {"CLASSES_ARE": "softmax", "ROOTS": True}
+    return arguments, {**options, "COMPUTE": compute, "CELLS": 32, "CLASSES": 32}
 
 
 # kernel, less its "_kernel": how it is called; in the file of its name, or of what follows "aligned_"
@@ -104,6 +104,7 @@ SIGNATURES = {
     "box_iou": box_iou_signature,
     "aligned_box_iou": aligned_box_iou_signature,
     "yolo_decode": yolo_decode_signature,
+    "yolo_grid_decode": yolo_grid_decode_signature,
 }
 
 
@@ -187,6 +188,10 @@ def test_compiles_without_a_gpu(name: str, pointer: str, architecture: int) -> N
         ),
         ("yolo_decode", (torch.zeros(1, 20, 2, 2), torch.ones(3, 2), (64, 64)), "for the A = 3 anchors, got"),
         ("yolo_decode", (torch.zeros(1, 18, 2, 2), torch.ones(3, 2), (64, 0)), r"must be positive, got \(64, 0\)"),
+        ("yolo_decode", (torch.zeros(1, 18, 2, 2), torch.ones(3, 2), (64, 64), "tree"), "or 'logits', got 'tree'"),
+        ("yolo_grid_decode", (torch.zeros(1, 30, 1), 1, 1, (8, 8)), r"N\)\], got \[1, 30, 1\]"),
+        ("yolo_grid_decode", (torch.zeros(1, 30), 2, 1, (8, 8)), r"for S = 2 and N = 1, got \[1, 30\]"),
+        ("yolo_grid_decode", (torch.zeros(1, 30), 1, 1, (8, 8), True, "tree"), "or 'softmax', got 'tree'"),
     ],
 )
 def test_launchers_check_as_the_compiled_operators(name: str, args: tuple[Any, ...], message: str) -> None:

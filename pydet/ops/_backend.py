@@ -25,11 +25,13 @@ def _has_kernel(name: str, key: str) -> bool:
 
 def _triton_operator(name: str) -> Any | None:
     """Launcher of the Triton kernel of the same name, or None where there is no kernel or no triton."""
-    stem = getattr(reference, name).__module__.rpartition(".")[2]  # that of its files: a family shares them
-    module = f"pydet.triton_kernels.{stem}"
-    if importlib.util.find_spec("triton") is None or importlib.util.find_spec(module) is None:
+    if importlib.util.find_spec("triton") is None:
         return None
-    return getattr(importlib.import_module(module), name, None)
+    family = getattr(reference, name).__module__.rpartition(".")[2]  # its members may share a file
+    for module in (f"pydet.triton_kernels.{name}", f"pydet.triton_kernels.{family}"):
+        if importlib.util.find_spec(module) is not None:
+            return getattr(importlib.import_module(module), name, None)
+    return None
 
 
 OPERATORS = (
