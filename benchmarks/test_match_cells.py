@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 import torch
-from peers import peer
 from op_cases import random_boxes
+from peers import peer
 from torch import Tensor
 
 from pydet import ops, reference
