@@ -7,15 +7,17 @@ TORCH ?= torch==2.13.0
 PEERS ?= torch==2.14.1 torchvision==0.29.2 opencv-python-headless==4.14.0.94 powerboxes==0.3.1 lsnms==0.5.0
 
 BIN := .venv/bin
+RESULTS := benchmarks/results/cpu-$(shell uname -m).json
 SOURCES := setup.py pyproject.toml $(wildcard csrc csrc/* csrc/*/*)
 CXX_FILES = $(shell find csrc tests -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: help demo test bench gpu lint format wheel clean
+.PHONY: help demo test bench bench-short gpu lint format wheel clean
 
 help:
 	@echo "make demo    find the objects in pydet/assets/dog.jpg and draw them"
 	@echo "make test    run the tests"
-	@echo "make bench   race the operators against torchvision and others, and write the README's table"
+	@echo "make bench   race the operators against torchvision and others, and write the README's table and plot"
+	@echo "make bench-short    has anything become slower than the committed results?"
 	@echo "make gpu     on a machine with a GPU: build for it with its own python3, test, race; needs no network"
 	@echo "make lint    check style and types;  make format  put the style right"
 	@echo "make wheel   build the wheel and the source archive into dist/"
@@ -28,12 +30,17 @@ demo: .venv/pydet
 test: .venv/test
 	$(BIN)/python -m pytest
 
-bench: .venv-bench/ready
-	.venv-bench/bin/python -m pytest benchmarks -q --benchmark-quiet --results benchmarks/results/cpu-$(shell uname -m).json
+bench: .venv-bench/ready .venv/test
+	.venv-bench/bin/python -m pytest benchmarks -q --benchmark-quiet --results $(RESULTS)
+	$(BIN)/python -m pytest benchmarks -q --benchmark-quiet --short --results $(RESULTS)
 	.venv-bench/bin/python benchmarks/report.py
 
 gpu:
 	$(PYTHON) .ci/gpu.py
+
+# One thread and no peers: has an operator become slower than the committed results say?
+bench-short: .venv/test
+	$(BIN)/python -m pytest benchmarks -q --benchmark-quiet --short --compare
 
 lint: .venv/lint
 	$(BIN)/ruff check .
@@ -81,5 +88,5 @@ clean:
 .venv-bench/ready: pyproject.toml | .venv/pydet
 	$(PYTHON) -m venv .venv-bench
 	.venv-bench/bin/python -m pip install --quiet $(PEERS) "setuptools>=77" ninja
-	.venv-bench/bin/python -m pip install --quiet --no-build-isolation --editable ".[test]"
+	.venv-bench/bin/python -m pip install --quiet --no-build-isolation --editable ".[bench]"
 	@touch $@

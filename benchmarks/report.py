@@ -1,10 +1,14 @@
-"""The README's table of speeds, from the committed results: `python benchmarks/report.py` puts it in its place."""
+"""The README's table of speeds and its plot, from the committed results: `python benchmarks/report.py` renews both."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
+
+import plot
+import results
+from bandwidth import COPY
+from race import Result
+from results import Run
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "cpu-x86_64.json"
@@ -16,6 +20,8 @@ ROWS = {
     "test_nms[clustered-1000]": "`nms`, 1,000 boxes",
     "test_nms[clustered-20000]": "`nms`, 20,000 boxes in clusters",
     "test_nms[scattered-20000]": "`nms`, 20,000 boxes, most of them kept",
+    "test_nms_of_many_boxes": "`nms`, 50,000 boxes, most of them kept",
+    "test_nms_of_a_million_boxes": "`nms`, 1,000,000 boxes",
     "test_batched_nms[20000-80]": "`batched_nms`, 20,000 boxes, 80 classes",
     "test_multiclass_nms[8-25200-80-all]": "`multiclass_nms`, 8 images, 25,200 boxes, 80 classes",
     "test_box_iou[box_iou-4000]": "`box_iou`, 4,000 × 4,000",
@@ -26,7 +32,8 @@ ROWS = {
     "test_yolov3_tiny": "YOLOv3-tiny at 416, picture to boxes",
 }
 """What the README shows of the races, in its words."""
-PEERS = ("torchvision", "reference", "cv2.dnn", "Darknet")
+PEERS = ("torchvision", "powerboxes", "powerboxes rtree", "lsnms", "cv2.dnn", "Darknet", "mmcv")
+"""The libraries; what else takes part in a race is the definition, a yardstick or another way to call pydet."""
 
 
 def readable(seconds: float) -> str:
@@ -36,22 +43,72 @@ def readable(seconds: float) -> str:
     return f"{seconds:.3g} s"
 
 
-def speed_table(results: dict[str, Any]) -> str:
-    lines = ["| | pydet | " + " | ".join(PEERS) + " |", "|---|---|" + "---|" * len(PEERS)]
+def race_line(name: str, found: Result) -> str:
+    """A race in one line of a terminal: times, extra memory, share of the speed of a copy."""
+    ours = found.seconds["pydet"]
+    notes = []
+    if found.extra_bytes and (extra := found.extra_bytes["pydet"]) is not None:
+        notes.append(f"{extra / 1e6:.3g} MB")
+    if found.moved and (share := share_of_copy(found)) is not None:
+        notes.append(f"moves {found.moved / 1e6:.3g} MB at {found.moved / ours / 1e9:.3g} GB/s, {share:.0%} of a copy")
+    others = [f"{peer} {readable(s)} ({s / ours:.3g}x)" for peer, s in found.seconds.items() if peer != "pydet"]
+    return f"{name}: pydet {readable(ours)} [{'; '.join(notes)}]   " + "   ".join(others)
+
+
+def share_of_copy(found: Result) -> float | None:
+    """pydet's bandwidth over that of a copy of as many bytes in the same race."""
+    copy = found.seconds.get(COPY)
+    return copy / found.seconds["pydet"] if copy else None
+
+
+def best_peer(found: Result, among: tuple[str, ...] = PEERS) -> str | None:
+    return min((name for name in among if name in found.seconds), key=found.seconds.__getitem__, default=None)
+
+
+def bars(run: Run) -> list[tuple[str, str, float]]:
+    """Label, opponent and ratio of each row: the best library, where there is none the definition."""
+    found = []
     for name, words in ROWS.items():
-        medians = results["median_seconds"][name]
-        ours = medians["pydet"]
-        cells = [f"{readable(medians[p])} ({medians[p] / ours:.3g}×)" if p in medians else "" for p in PEERS]
-        lines.append(f"| {words} | {readable(ours)} | {' | '.join(cells)} |")
-    versions = ", ".join(f"{name} {version}" for name, version in results["versions"].items() if version)
-    where = f"{results['cpu']} ({results['cpu_level']}), {results['threads']} threads, {versions}, {results['date']}"
+        race = results.result(run["races"][name])
+        if opponent := best_peer(race) or best_peer(race, ("reference",)):
+            found.append((words.replace("`", ""), opponent, race.seconds[opponent] / race.seconds["pydet"]))
+    return sorted(found, key=lambda bar: -bar[2])
+
+
+def speed_table(run: Run) -> str:
+    lines = ["| | pydet | torchvision | best of the others | reference |", "|---|---|---|---|---|"]
+    for name, words in ROWS.items():
+        found = results.result(run["races"][name])
+        ours = readable(found.seconds["pydet"])
+        if (share := share_of_copy(found)) is not None:
+            ours += f", {share:.0%} of the speed of a copy"
+        other = best_peer(found, PEERS[1:])
+        cells = [
+            _cell(found, "torchvision"),
+            f"{other} {_cell(found, other)}" if other else "",
+            _cell(found, "reference"),
+        ]
+        lines.append(f"| {words} | {ours} | {' | '.join(cells)} |")
+    versions = ", ".join(f"{name} {version}" for name, version in run["versions"].items())
+    where = f"{run['cpu']} ({run['cpu_level']}), {run['threads']} threads, {versions}, {run['date']}"
     return "\n".join(lines) + f"\n\nMedians on {where}; in brackets how many times pydet's time.\n"
 
 
-def with_table(readme: str) -> str:
+def _cell(found: Result, peer: str) -> str:
+    seconds = found.seconds.get(peer)
+    return f"{readable(seconds)} ({seconds / found.seconds['pydet']:.3g}×)" if seconds else ""
+
+
+def with_table(readme: str, run: Run) -> str:
     before, rest = readme.split(BEGIN)
-    return before + BEGIN + speed_table(json.loads(RESULTS.read_text())) + END + rest.split(END)[1]
+    return before + BEGIN + speed_table(run) + END + rest.split(END)[1]
+
+
+def main() -> None:
+    run = results.shown(results.read(RESULTS))
+    README.write_text(with_table(README.read_text(encoding="utf-8"), run), encoding="utf-8")
+    plot.draw(bars(run), RESULTS.with_suffix(".svg"))
 
 
 if __name__ == "__main__":
-    README.write_text(with_table(README.read_text(encoding="utf-8")), encoding="utf-8")
+    main()

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import peer
 from op_cases import aligned_boxes
+from peers import peer
 from torch import Tensor
 
 from pydet import ops, reference
@@ -37,7 +37,7 @@ def test_box_iou_loss(race: Callable[..., Any], name: str, n: int) -> None:
     }
     if torchvision := peer("torchvision"):
         contenders["torchvision"] = lambda: getattr(torchvision.ops, name)(boxes1, boxes2, reduction="sum")
-    race(contenders, equal=close)
+    race(contenders, equal=close, moved=32 * n)
 
 
 @pytest.mark.parametrize("n", [100, 10_000, 100_000])
@@ -50,4 +50,4 @@ def test_box_iou_loss_forward_and_backward(race: Callable[..., Any], name: str, 
     }
     if torchvision := peer("torchvision"):
         contenders["torchvision"] = lambda: loss_and_gradients(getattr(torchvision.ops, name), boxes1, boxes2)
-    race(contenders, equal=close)
+    race(contenders, equal=close, moved=(32 + 64) * n)

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import peer
 from op_cases import random_boxes
+from peers import peer
 from torch import Tensor
 
 from pydet import ops, reference
@@ -40,4 +40,6 @@ def test_decode_boxes(race: Callable[..., Any], n: int, classes: int, backward: 
         from torchvision.models.detection._utils import BoxCoder
 
         contenders["torchvision"] = contender(BoxCoder(tuple(WEIGHTS)).decode_single)
-    race(contenders, close)
+    # Codes and boxes in, boxes out; then the gradient of the boxes in, codes and boxes again, that of the codes out.
+    forward = 2 * codes.nbytes + boxes.nbytes
+    race(contenders, close, moved=forward * 2 + codes.nbytes if backward else forward)

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import peer
+import workloads
 from op_cases import clustered_boxes
+from peers import peer
 from torch import Tensor
 
 from pydet import ops, reference
@@ -49,19 +50,31 @@ def same(ours: Any, theirs: Any) -> bool:
     return all(torch.equal(a, b) for x, y in zip(*lists, strict=True) for a, b in zip(x, y, strict=True))
 
 
+def run(
+    race: Callable[..., Any], boxes: Tensor, scores: Tensor, limits: tuple[float, float, int, int | None], slow: bool
+) -> None:
+    """limits: score threshold, IoU threshold, most detections, top k. slow: the reference takes too long."""
+    contenders: dict[str, Callable[[], Any]] = {
+        "pydet": lambda: ops.multiclass_nms(boxes, scores, *limits),
+        "pydet's batched_nms in a loop": lambda: loop(ops.batched_nms, boxes, scores, *limits),
+    }
+    if torchvision := peer("torchvision"):
+        contenders["torchvision"] = lambda: loop(torchvision.ops.batched_nms, boxes, scores, *limits)
+    if not slow:
+        contenders["reference"] = lambda: reference.multiclass_nms(boxes, scores, *limits)
+    race(contenders, same, yardsticks={"one look at the scores": scores.amax}, moved=scores.nbytes)
+
+
 @pytest.mark.parametrize("top_k", [None, 1000], ids=["all", "top1000"])
 @pytest.mark.parametrize(
     ("batch", "n", "classes"),
     [(1, 2535, 80), pytest.param(8, 25_200, 80, id="8-25200-80")],
 )
 def test_multiclass_nms(race: Callable[..., Any], batch: int, n: int, classes: int, top_k: int | None) -> None:
-    boxes, scores = detector_outputs(batch, n, classes)
-    contenders: dict[str, Callable[[], Any]] = {
-        "pydet": lambda: ops.multiclass_nms(boxes, scores, 0.05, 0.5, 100, top_k),
-        "pydet's batched_nms in a loop": lambda: loop(ops.batched_nms, boxes, scores, 0.05, 0.5, 100, top_k),
-    }
-    if torchvision := peer("torchvision"):
-        contenders["torchvision"] = lambda: loop(torchvision.ops.batched_nms, boxes, scores, 0.05, 0.5, 100, top_k)
-    if batch == 1:
-        contenders["reference"] = lambda: reference.multiclass_nms(boxes, scores, 0.05, 0.5, 100, top_k)
-    race(contenders, equal=same)
+    run(race, *detector_outputs(batch, n, classes), (0.05, 0.5, 100, top_k), slow=batch > 1)
+
+
+@pytest.mark.parametrize("side", [416, 608, 1280])
+def test_multiclass_nms_of_yolov3_tiny(race: Callable[..., Any], side: int) -> None:
+    """7 photos at the score threshold that average precision is measured with."""
+    run(race, *workloads.detector_outputs(side), (0.005, 0.45, 100, None), slow=False)

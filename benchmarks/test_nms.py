@@ -1,4 +1,4 @@
-"""nms beside torchvision's and the reference."""
+"""nms beside torchvision, powerboxes, lsnms, OpenCV and the reference."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import peer
 from op_cases import clustered_boxes, random_boxes
+from peers import nms_peers, peer, same_keeps
 from torch import Tensor
+from workloads import candidates
+from workloads.faces import face_candidates
 
 from pydet import ops, reference
 
@@ -55,13 +57,49 @@ def test_same_keeps_as_torchvision(make: Callable[..., tuple[Tensor, Tensor]], n
         assert torch.equal(ops.nms(boxes, scores, threshold), torchvision.ops.nms(boxes, scores, threshold))
 
 
+def sort_and_gather(boxes: Tensor, scores: Tensor) -> Tensor:
+    """What any NMS begins with: a yardstick where the reference, a Python step a box, takes too long."""
+    return boxes[scores.sort(descending=True, stable=True).indices]
+
+
 @pytest.mark.parametrize("n", [10, 100, 1000, 20_000])
 @pytest.mark.parametrize("make", [scattered, clustered])
 def test_nms(race: Callable[..., Any], make: Callable[..., tuple[Tensor, Tensor]], n: int) -> None:
-    boxes, scores = make(n, torch.Generator().manual_seed(0))
-    contenders = {"pydet": lambda: ops.nms(boxes, scores, 0.5)}
-    if torchvision := peer("torchvision"):
-        contenders["torchvision"] = lambda: torchvision.ops.nms(boxes, scores, 0.5)
-    if n <= 1000:  # the reference takes a Python step a box
-        contenders["reference"] = lambda: reference.nms(boxes, scores, 0.5)
-    race(contenders)
+    run(race, *make(n, torch.Generator().manual_seed(0)))
+
+
+def run(race: Callable[..., Any], boxes: Tensor, scores: Tensor, threshold: float = 0.5, quadratic: bool = True) -> Any:
+    contenders = {"pydet": lambda: ops.nms(boxes, scores, threshold)}
+    yardsticks = {}
+    if len(boxes) <= 1000:
+        contenders["reference"] = lambda: reference.nms(boxes, scores, threshold)
+    else:
+        yardsticks["sort and gather"] = lambda: sort_and_gather(boxes, scores)
+    contenders |= nms_peers(boxes, scores, threshold, quadratic)
+    return race(contenders, same_keeps, yardsticks=yardsticks)
+
+
+def test_nms_of_many_boxes(race: Callable[..., Any]) -> None:
+    """Where the time of torchvision, and of whoever else compares all pairs, is seconds."""
+    run(race, *scattered(50_000, torch.Generator().manual_seed(0)), quadratic=False)
+
+
+@pytest.mark.long
+def test_nms_of_a_million_boxes(race: Callable[..., Any]) -> None:
+    g = torch.Generator().manual_seed(0)
+    boxes, scores = random_boxes(1_000_000, g, size=40_000.0), torch.rand(1_000_000, generator=g)
+    extra = run(race, boxes, scores, quadratic=False).extra_bytes
+    assert extra is None or extra["pydet"] is None or extra["pydet"] < 200e6
+
+
+@pytest.mark.parametrize("side", [300, 600, 900])
+def test_nms_of_face_candidates(race: Callable[..., Any], side: int) -> None:
+    """All that an SSD face detector scores above 0.01: nearly every prior, in dense overlap."""
+    run(race, *face_candidates(side), threshold=0.45, quadratic=side < 900)
+
+
+@pytest.mark.parametrize("side", [416, 1280])
+def test_nms_of_yolov3_tiny(race: Callable[..., Any], side: int) -> None:
+    """What YOLOv3-tiny scores above 0.001 in a photo, without regard to the classes."""
+    boxes, scores, _ = candidates(side)
+    run(race, boxes, scores, threshold=0.45)

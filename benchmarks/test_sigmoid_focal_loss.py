@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import peer
+from peers import peer
 from torch import Tensor
 
 from pydet import ops, reference
@@ -47,7 +47,8 @@ def contenders(call: Callable[[Any, Tensor], Any], classes: Tensor, labels: Tens
 def test_focal_forward(race: Callable[..., Any], reduction: str, gamma: float) -> None:
     logits, classes, labels = detector_outputs(100_000)
     with torch.no_grad():
-        race(contenders(lambda f, t: f(logits, t, 0.25, gamma, reduction), classes, labels), close)
+        moved = 4 * logits.numel() * (3 if reduction == "none" else 2)  # logits, labels, losses
+        race(contenders(lambda f, t: f(logits, t, 0.25, gamma, reduction), classes, labels), close, moved=moved)
 
 
 @pytest.mark.parametrize("rows", [1000, 100_000])
@@ -62,4 +63,5 @@ def test_focal_forward_and_backward(race: Callable[..., Any], reduction: str, ro
         loss = function(logits, targets, 0.25, 2.0, reduction)
         return torch.autograd.grad(loss, logits, upstream.expand(loss.shape))[0]
 
-    race(contenders(gradient, classes, labels), close)
+    # Logits, labels and gradient, the gradient once more to multiply it, and the losses where they are wanted.
+    race(contenders(gradient, classes, labels), close, moved=4 * logits.numel() * (6 if reduction == "none" else 5))

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import peer
 from op_cases import clustered_boxes
+from peers import peer
 
 from pydet import ops, reference
 

@@ -12,7 +12,7 @@ import darknet_process
 import numpy as np
 import pytest
 import torch
-from conftest import peer
+from peers import peer
 
 from pydet import models
 from pydet.image import read_image
@@ -50,6 +50,7 @@ def opencv(cv2: Any, cfg: Path, weights: Path, picture: np.ndarray) -> Callable[
     return detect
 
 
+@pytest.mark.long
 def test_yolov3_tiny(race: Callable[..., Any], darknet_files: tuple[Path, Path]) -> None:
     picture = letterbox(read_image(Path(models.ASSETS) / "dog.jpg"), (SIDE, SIDE))
     network = models.load("yolov3-tiny")

@@ -78,10 +78,7 @@ std::tuple<Tensor, Tensor> box_iou_backward_cpu(const Tensor& gradient,  // [...
                                                 const Tensor& boxes2,    // [..., M, 4]
                                                 std::string op, std::string fmt, double eps, bool aligned) {
   const IouKind kind = kind_of(kIouOperators, op, "_box_iou_backward");
-  const BoxFormat format = check_box_iou(op.c_str(), boxes1, boxes2, fmt, aligned);
-  const std::vector<int64_t> shape = pairs_shape(boxes1, boxes2, aligned);
-  PYDET_CHECK(std::equal(shape.begin(), shape.end(), gradient.sizes().begin(), gradient.sizes().end()), op,
-              ": the gradient must be ", aligned ? "[..., N]" : "[..., N, M]", ", got ", shape_of(gradient));
+  const BoxFormat format = check_box_iou_backward(op.c_str(), gradient, boxes1, boxes2, fmt, aligned);
   const bool in_double = computes_in_double(boxes1) || computes_in_double(boxes2);
   const ScalarType type = in_double ? ScalarType::Double : ScalarType::Float;
   Tensor out1 = new_dense(boxes1, {boxes1.sizes().begin(), boxes1.sizes().end()}, type);

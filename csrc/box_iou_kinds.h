@@ -27,6 +27,14 @@ void dispatch_kind(IouKind kind, const Body& body) {
   }
 }
 
+// The same for the kinds that have a loss.
+template <typename Body>
+void dispatch_kind_of_loss(IouKind kind, const Body& body) {
+  if (kind == IouKind::generalized) return body(std::integral_constant<IouKind, IouKind::generalized>());
+  if (kind == IouKind::distance) return body(std::integral_constant<IouKind, IouKind::distance>());
+  return body(std::integral_constant<IouKind, IouKind::complete>());
+}
+
 struct NamedKind {
   const char* op;
   IouKind kind;
@@ -99,13 +107,6 @@ std::vector<T> to_columns(const std::vector<IouBox<T>>& boxes) {
     columns[5 * n + i] = boxes[i].angle;
   }
   return columns;
-}
-
-// [..., N, M] of all pairs, [..., N] of aligned ones.
-inline std::vector<int64_t> pairs_shape(const Tensor& boxes1, const Tensor& boxes2, bool aligned) {
-  std::vector<int64_t> shape(boxes1.sizes().begin(), boxes1.sizes().end() - 1);
-  if (!aligned) shape.push_back(boxes2.size(-2));
-  return shape;
 }
 
 inline bool either_is_double(const Tensor& a, const Tensor& b) {

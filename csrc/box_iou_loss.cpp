@@ -100,9 +100,7 @@ std::tuple<Tensor, Tensor> box_iou_loss_backward_cpu(const Tensor& gradient,  //
                                                      const Tensor& boxes2,    // [..., 4]
                                                      std::string op, std::string reduction, double eps) {
   const IouKind kind = kind_of(kIouLosses, op, "_box_iou_loss_backward");
-  const Reduction how = check_box_iou_loss(op.c_str(), boxes1, boxes2, reduction);
-  const int64_t wanted = how == Reduction::none ? boxes1.numel() / 4 : 1;
-  PYDET_CHECK(gradient.numel() == wanted, op, ": the gradient must have ", wanted, " values, got ", shape_of(gradient));
+  const Reduction how = check_box_iou_loss_backward(op.c_str(), gradient, boxes1, boxes2, reduction);
   const std::vector<int64_t> shape(boxes1.sizes().begin(), boxes1.sizes().end());
   const bool in_double = either_is_double(boxes1, boxes2);
   const ScalarType type = in_double ? ScalarType::Double : ScalarType::Float;

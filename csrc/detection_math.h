@@ -5,6 +5,8 @@
 #include "math/box_codes.h"
 #include "math/box_iou.h"
 #include "math/focal_loss.h"
+#include "math/match_anchors.h"
+#include "math/nms.h"
 #include "math/scalar.h"
 #include "math/soft_nms.h"
 #include "math/yolo_decode.h"

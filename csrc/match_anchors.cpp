@@ -4,45 +4,13 @@
 #include <vector>
 
 #include "checks/match_anchors.h"
-#include "math/box.h"
+#include "match_cpu.h"
 
 namespace pydet {
 namespace {
 
-constexpr int64_t kMatchBlock = 256;          // anchors whose running best stays in the L1 cache
 constexpr int64_t kMatchChunks = 64;          // parts of an image's anchors, each of whole blocks
 constexpr int64_t kPairsPerTask = 1 << 16;    // about 20 us of work
-constexpr int64_t kBackground = -1, kBetween = -2;  // as torchvision's Matcher
-
-template <typename T>
-using Rank = decltype(rank_of(T()));
-
-template <typename T>
-struct Truth {
-  Box<T> box;
-  T area;
-};
-
-template <typename T>
-struct AnchorBlock {
-  T x1[kMatchBlock], y1[kMatchBlock], x2[kMatchBlock], y2[kMatchBlock], area[kMatchBlock];
-  Box<T> around;  // all of them
-  bool plain;     // all of them are
-};
-
-// Not inverted and of finite area: with a plain box of positive area it has an IoU in [0, 1], which is 0 where they are
-// apart; never NaN, because the union is at least the larger area and can't overflow.
-template <typename T>
-PYDET_HD bool is_plain(const Box<T>& b, T b_area) {
-  return (b.x2 >= b.x1) & (b.y2 >= b.y1) & (b_area <= std::numeric_limits<T>::max() / 4);
-}
-
-// Whether no anchor of the block overlaps the ground truth: all IoUs are 0. Only for a plain block.
-template <typename T>
-PYDET_HD bool apart(const AnchorBlock<T>& block, const Box<T>& truth) {
-  const Box<T>& b = block.around;
-  return b.x1 >= truth.x2 || b.x2 <= truth.x1 || b.y1 >= truth.y2 || b.y2 <= truth.y1;
-}
 
 }  // namespace
 }  // namespace pydet
@@ -52,12 +20,6 @@ PYDET_HD bool apart(const AnchorBlock<T>& block, const Box<T>& truth) {
 
 namespace pydet {
 namespace {
-
-// Ground truths of one image among those of all.
-struct ImageTruths {
-  int64_t begin, count;
-  bool plain;
-};
 
 // One call. `highest` holds, for each chunk of anchors, the best of each ground truth: 64 ranks a ground truth at most.
 template <typename T>
@@ -82,45 +44,6 @@ struct Matching {
     return kPairsPerTask / (chunk_blocks * kMatchBlock * per_image) + 1;
   }
 };
-
-template <typename T>
-std::vector<Truth<T>> load_truths(const Tensor& gt_boxes) {
-  const Tensor dense = as_contiguous(gt_boxes, sizeof(T) == 8 ? ScalarType::Double : ScalarType::Float);
-  const T* data = dense.const_data_ptr<T>();
-  std::vector<Truth<T>> truths(dense.size(0));
-  for (size_t i = 0; i < truths.size(); ++i, data += 4) {
-    const Box<T> box{data[0], data[1], data[2], data[3]};
-    truths[i] = {box, area(box)};
-  }
-  return truths;
-}
-
-std::vector<int64_t> load_counts(const std::optional<Tensor>& counts, int64_t total) {
-  if (!counts) return {total};
-  const Tensor dense = as_contiguous(*counts, ScalarType::Long);
-  const int64_t* data = dense.const_data_ptr<int64_t>();
-  int64_t left = total;
-  for (int64_t b = 0; b < dense.size(0); ++b) {
-    PYDET_CHECK(data[b] >= 0, "match_anchors: counts must not be negative, got ", data[b], " at ", b);
-    PYDET_CHECK(data[b] <= left, "match_anchors: counts must sum to the ", total, " rows of gt_boxes, got more");
-    left -= data[b];
-  }
-  PYDET_CHECK(left == 0, "match_anchors: counts must sum to the ", total, " rows of gt_boxes, got ", total - left);
-  return std::vector<int64_t>(data, data + dense.size(0));
-}
-
-template <typename T>
-std::vector<ImageTruths> by_image(const std::vector<Truth<T>>& truths, const std::vector<int64_t>& counts) {
-  std::vector<ImageTruths> images;
-  int64_t begin = 0;
-  for (const int64_t count : counts) {
-    const bool plain = std::all_of(truths.begin() + begin, truths.begin() + begin + count,
-                                   [](const Truth<T>& t) { return is_plain(t.box, t.area) && t.area > T(0); });
-    images.push_back({begin, count, plain});
-    begin += count;
-  }
-  return images;
-}
 
 // The best ground truth of every anchor of a chunk, by the thresholds. In RetinaNet's mode the low half of a result is
 // that and the high half is the best ground truth whatever its IoU, until restore_low_quality.
@@ -164,10 +87,10 @@ template <typename T>
 void restore_low_quality(Matching<T>& m, int64_t image, int64_t chunk, const std::vector<Rank<T>>& overall) {
   const ImageTruths& truths = m.images[image];
   if (truths.count == 0) return;
-  std::vector<int64_t> here;  // ground truths whose best lies in this chunk; NaN, the highest rank, equals nothing
+  // Ground truths whose best lies in this chunk. NaN may be: an anchor that has it is matched already, and stays so.
+  std::vector<int64_t> here;
   for (int64_t g = truths.begin; g < truths.begin + truths.count; ++g) {
-    const bool number = overall[g] != std::numeric_limits<Rank<T>>::max();
-    if (number && m.highest_in(chunk)[g] == overall[g]) here.push_back(g);
+    if (m.highest_in(chunk)[g] == overall[g]) here.push_back(g);
   }
   int64_t* out = m.out + image * m.anchor_count;
   AnchorBlock<T> block;
@@ -177,7 +100,7 @@ void restore_low_quality(Matching<T>& m, int64_t image, int64_t chunk, const std
     std::fill(equal, equal + kMatchBlock, Rank<T>(0));
     if (!here.empty()) PYDET_CPU_CALL(load_anchors, m.anchors_of(image) + 4 * first, count, block);
     for (const int64_t g : here) {
-      const bool skip = block.plain && truths.plain && overall[g] > 0 && apart(block, m.truths[g].box);
+      const bool skip = block.plain && truths.plain && overall[g] > 0 && apart(block.around, m.truths[g].box);
       if (!skip) PYDET_CPU_CALL(mark_equal, block, m.truths[g], overall[g], equal);
     }
     for (int64_t t = first; t < first + count; ++t) {
@@ -262,9 +185,8 @@ Tensor match_anchors_cpu(const Tensor& anchors,         // [A, 4] or [B, A, 4] x
                          std::optional<Tensor> counts,  // [B]
                          double high_threshold, std::optional<double> low_threshold, std::string mode_name) {
   const MatchMode mode = check_match_anchors(anchors, gt_boxes, counts, high_threshold, low_threshold, mode_name);
-  const double low =
-      low_threshold.value_or(mode == MatchMode::retinanet ? std::min(0.4, high_threshold) : high_threshold);
-  const std::vector<int64_t> per_image = load_counts(counts, gt_boxes.size(0));
+  const double low = low_threshold_of(mode, high_threshold, low_threshold);
+  const std::vector<int64_t> per_image = load_counts("match_anchors", counts, gt_boxes.size(0));
   std::vector<int64_t> shape{anchors.size(-2)};
   if (counts) shape.insert(shape.begin(), counts->size(0));
   Tensor out = new_dense(anchors, shape, ScalarType::Long);

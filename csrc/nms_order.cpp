@@ -4,28 +4,13 @@
 #include <cstring>
 #include <vector>
 
+#include "math/nms.h"
+
 #define PYDET_KERNELS "cpu/nms_order.h"
 #include "cpu_levels.h"
 
 namespace pydet {
 namespace {
-
-// Unsigned key that ascends as the score descends.
-inline uint32_t descending_key(float score) {
-  if (score != score) return 0;
-  score += 0.0f;  // -0 becomes 0
-  uint32_t bits;
-  std::memcpy(&bits, &score, sizeof bits);
-  return bits & 0x80000000u ? bits : ~(bits | 0x80000000u);
-}
-inline uint64_t descending_key(double score) {
-  if (score != score) return 0;
-  score += 0.0;
-  uint64_t bits;
-  std::memcpy(&bits, &score, sizeof bits);
-  const uint64_t sign = uint64_t{1} << 63;
-  return bits & sign ? bits : ~(bits | sign);
-}
 
 // Sorts (key << 32 | index) by the 32 bits of the key, stably.
 template <int kBits>

@@ -8,7 +8,7 @@
 #include <limits>
 #include <vector>
 
-#include "math/box.h"
+#include "math/nms.h"
 
 namespace pydet {
 
@@ -33,31 +33,6 @@ struct NmsScratch {
   std::vector<uint32_t> cell_of_box;
 };
 
-// Areas the fast path takes: far enough from the ends of T that a product with the threshold neither underflows nor
-// overflows. Level -50 is an area of 4^-50, about 1e-30.
-template <typename T>
-constexpr int nms_lowest_level() {
-  return sizeof(T) == 4 ? -50 : -480;
-}
-
-// floor(log4(a)) of a normal, positive number.
-inline int area_level(float a) {
-  uint32_t bits;
-  std::memcpy(&bits, &a, sizeof bits);
-  return (static_cast<int>(bits >> 23) - 127) >> 1;
-}
-inline int area_level(double a) {
-  uint64_t bits;
-  std::memcpy(&bits, &a, sizeof bits);
-  return (static_cast<int>(bits >> 52) - 1023) >> 1;
-}
-
-// A box without positive width and height has an IoU of 0 or NaN with everything, and so has one of infinite area.
-template <typename T>
-inline bool can_overlap(const Box<T>& box, T box_area) {
-  return box.x2 > box.x1 && box.y2 > box.y1 && box_area > T(0) && box_area <= std::numeric_limits<T>::max();
-}
-
 // Whether the fast path takes the box: a negative power of two and its inverse bound areas, the inverse coordinates
 // too.
 template <typename T>
@@ -66,12 +41,6 @@ inline bool is_ordinary(const Box<T>& box, T box_area) {
   const bool inside = box_area >= smallest && box_area < largest && box.x1 > -largest && box.y1 > -largest &&
                       box.x2 < largest && box.y2 < largest;
   return inside || !can_overlap(box, box_area);  // what overlaps nothing takes part in nothing
-}
-
-// Below the threshold by more than a product with it can round, see suppressed_by.
-template <typename T>
-inline T nms_low(double threshold) {
-  return static_cast<T>(threshold * (1.0 - 16.0 * std::numeric_limits<T>::epsilon()));
 }
 
 }  // namespace pydet

@@ -9,12 +9,6 @@ namespace {
 
 constexpr int64_t kSoftBlock = 16;  // boxes at a time
 
-// NaN is picked first, as by nms.
-template <typename T>
-PYDET_HD T rank_of_score(T score) {
-  return score == score ? score : std::numeric_limits<T>::infinity();
-}
-
 // What has not been picked or dropped, in the order of the input, with empty slots (score -inf) in between.
 template <typename T>
 struct SoftBoxes {

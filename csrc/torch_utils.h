@@ -24,13 +24,16 @@ using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
 // "[7, 5]"
-inline std::string shape_of(const Tensor& t) {
+template <typename Values>
+std::string list_of(const Values& values) {
   std::ostringstream out;
   out << '[';
-  for (int64_t d = 0; d < t.dim(); ++d) out << (d ? ", " : "") << t.size(d);
+  for (size_t i = 0; i < values.size(); ++i) out << (i ? ", " : "") << values[i];
   out << ']';
   return out.str();
 }
+
+inline std::string shape_of(const Tensor& t) { return list_of(t.sizes()); }
 
 inline std::string dtype_of(const Tensor& t) { return torch::headeronly::toString(t.scalar_type()); }
 

@@ -13,9 +13,9 @@
 namespace pydet {
 namespace {
 
-constexpr int64_t kLanes = 64;              // positions of a tile where they lie together: pieces of some cache lines
+constexpr int64_t kLanes = 64;  // positions of a tile where they lie together: pieces of some cache lines
 constexpr int64_t kValuesPerTask = 1 << 15;  // about 20 us of work
-constexpr int64_t kWalksPerTask = 64;        // the same, at some hundred nodes a walk
+constexpr int64_t kWalksPerTask = 64;  // the same, at some hundred nodes a walk
 
 // Calls visit(outer position, first inner position, how many of these) for tiles of positions of `nodes` values.
 // Positions that lie together in the output, the last of the tensors, make a tile.
@@ -33,7 +33,7 @@ void for_each_tile(const Positions<kTensors>& p, int64_t nodes, const Visit& vis
 }
 
 Tensor tree_probabilities_cpu(const Tensor& conditional,  // [..., N]
-                              const Tensor& parents) {    // [N]
+                              const Tensor& parents) {  // [N]
   check_tree("tree_probabilities", "conditional", conditional, parents);
   const Tree tree = load_tree("tree_probabilities", parents);
   Tensor out = new_alike(conditional, absolute_dtype(conditional));
@@ -52,10 +52,10 @@ Tensor tree_probabilities_cpu(const Tensor& conditional,  // [..., N]
 }
 
 // In the dtype of the arithmetic, float or double.
-Tensor tree_probabilities_backward_cpu(const Tensor& grad,         // [..., N]
+Tensor tree_probabilities_backward_cpu(const Tensor& grad,  // [..., N]
                                        const Tensor& conditional,  // [..., N]
-                                       const Tensor& absolute,     // [..., N]
-                                       const Tensor& parents) {    // [N]
+                                       const Tensor& absolute,  // [..., N]
+                                       const Tensor& parents) {  // [N]
   check_tree_probabilities_backward(grad, conditional, absolute, parents);
   const Tree tree = load_tree("tree_probabilities", parents);
   Tensor out = new_alike(absolute, absolute.scalar_type());
@@ -95,7 +95,7 @@ TreeWalk<T> walk_of(const Tree& tree, const PositionValues<const In>& conditiona
 }
 
 std::tuple<Tensor, Tensor> tree_predict_cpu(const Tensor& conditional,  // [..., N]
-                                            const Tensor& parents,      // [N]
+                                            const Tensor& parents,  // [N]
                                             double threshold, std::string rule_name) {
   const TreeRule rule = check_tree_predict(conditional, parents, threshold, rule_name);
   const Tree tree = load_tree("tree_predict", parents);
@@ -111,8 +111,8 @@ std::tuple<Tensor, Tensor> tree_predict_cpu(const Tensor& conditional,  // [...,
     compute_t* probability_data = probabilities.mutable_data_ptr<compute_t>();
     torch::stable::parallel_for(0, p.outer * p.inner, kWalksPerTask, [&](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; ++i) {
-        const TreeWalk<compute_t> walk = walk_of(tree, values_at(in, p, 0, i / p.inner, i % p.inner),
-                                                 static_cast<compute_t>(threshold), rule);
+        const TreeWalk<compute_t> walk =
+            walk_of(tree, values_at(in, p, 0, i / p.inner, i % p.inner), static_cast<compute_t>(threshold), rule);
         node_data[i] = walk.node;
         probability_data[i] = walk.probability;
       }
@@ -125,8 +125,7 @@ std::tuple<Tensor, Tensor> tree_predict_cpu(const Tensor& conditional,  // [...,
 
 STABLE_TORCH_LIBRARY_FRAGMENT(pydet, m) {
   m.def("tree_probabilities(Tensor conditional, Tensor parents) -> Tensor");
-  m.def(
-      "_tree_probabilities_backward(Tensor grad, Tensor conditional, Tensor absolute, Tensor parents) -> Tensor");
+  m.def("_tree_probabilities_backward(Tensor grad, Tensor conditional, Tensor absolute, Tensor parents) -> Tensor");
   m.def(
       "tree_predict(Tensor conditional, Tensor parents, float threshold=0.5, str rule='absolute') -> (Tensor, "
       "Tensor)");

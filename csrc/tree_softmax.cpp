@@ -72,13 +72,13 @@ Tensor tree_softmax_cpu(const Tensor& logits,     // [..., N]
     using compute_t = decltype(widen(scalar_t()));
     const scalar_t* in = logits.const_data_ptr<scalar_t>();
     scalar_t* to = out.mutable_data_ptr<scalar_t>();
-    for_each_tile<compute_t>(tree, p, 2,
-                             [&](int64_t group, int64_t count, int64_t lanes, int64_t image, int64_t position,
-                                 compute_t* scratch) {
-                               const int64_t* first = tree.groups.data() + group;
-                               PYDET_CPU_CALL(tree_softmax_tile, values_at(in, p, 0, image, position, *first), first,
-                                              count, lanes, scratch, values_at(to, p, 1, image, position, *first));
-                             });
+    for_each_tile<compute_t>(
+        tree, p, 2,
+        [&](int64_t group, int64_t count, int64_t lanes, int64_t image, int64_t position, compute_t* scratch) {
+          const int64_t* first = tree.groups.data() + group;
+          PYDET_CPU_CALL(tree_softmax_tile, values_at(in, p, 0, image, position, *first), first, count, lanes, scratch,
+                         values_at(to, p, 1, image, position, *first));
+        });
   });
   return out;
 }
@@ -90,8 +90,7 @@ Tensor tree_softmax_backward_cpu(const Tensor& grad,           // [..., N]
   const Tree tree = load_tree("tree_softmax", parents);
   Tensor out = new_alike(probabilities, probabilities.scalar_type());
   if (out.numel() == 0) return out;
-  const Tensor gradients =
-      grad.scalar_type() == out.scalar_type() ? grad : torch::stable::to(grad, out.scalar_type());
+  const Tensor gradients = grad.scalar_type() == out.scalar_type() ? grad : torch::stable::to(grad, out.scalar_type());
   const Positions<3> p = positions_of<3>({&probabilities, &gradients, &out});
   PYDET_DISPATCH_FLOATING(out.scalar_type(), "tree_softmax", [&] {
     using compute_t = decltype(widen(scalar_t()));

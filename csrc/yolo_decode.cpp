@@ -184,17 +184,13 @@ std::tuple<Tensor, Tensor, Tensor> yolo_grid_decode_cpu(const Tensor& inputs,  /
   if (batch == 0) return {boxes, objectness, scores};
   PYDET_DISPATCH_FLOATING(inputs.scalar_type(), "yolo_grid_decode", [&] {
     using T = decltype(widen(scalar_t()));
-    const auto axis = [side](int64_t pixels) {
-      return YoloAxis<T>{static_cast<T>(static_cast<double>(pixels) / static_cast<double>(side)),
-                         static_cast<T>(pixels)};
-    };
     const YoloGrid<T> grid{side,
                            num_boxes,
                            num_classes,
                            cells * num_classes,
                            cells * (num_classes + num_boxes),
-                           axis(image_size[1]),
-                           axis(image_size[0]),
+                           yolo_grid_axis<T>(image_size[1], side),
+                           yolo_grid_axis<T>(image_size[0], side),
                            roots};
     const YoloOutputs<T> out{boxes.mutable_data_ptr<T>(), objectness.mutable_data_ptr<T>(),
                              scores.mutable_data_ptr<T>()};

@@ -21,6 +21,7 @@ from pydet.detect_files import (
     check_output_file,
     check_writable,
     detect_files,
+    explanations,
     find_inputs,
     picture_targets,
 )
@@ -40,6 +41,14 @@ A picture that cannot be read does not stop the others."""
 _EXIT_CODES = "exit code: 0 all done; 1 something failed, the end of the output says what; 2 nothing was done"
 
 _OUT = "folder for the pictures with boxes (default: detections); never writes over an input"
+
+_MODELS = """\
+Lists the detectors with the size of their pictures, the number of their labels and where their weights are published;
+with a NAME, tells more about one."""
+
+_CONVERT = """\
+Reads Darknet's .weights, torchvision's .pth or pydet's .safetensors and writes .safetensors, which says itself what
+network it is for, or .weights for Darknet. Nothing in any of these files is ever run."""
 
 _EVALUATE = """\
 Measures average precision on pictures with COCO annotations (needs: pip install 'pydet[evaluate]').
@@ -95,9 +104,14 @@ def _detect(options: argparse.Namespace) -> int:
         targets = picture_targets(inputs.paths, options.out)
     report = Report(problems=inputs.problems)
     if inputs.paths:
+        detector = _load(options)
+        if options.explain and detector.tree is None:
+            raise ValueError("--explain needs a model whose classes are a tree, such as yolo9000")
         detect_files(
-            _load(options), inputs.paths, targets, options.threshold, options.iou_threshold, options.batch_size, report
+            detector, inputs.paths, targets, options.threshold, options.iou_threshold, options.batch_size, report
         )
+        if options.explain:
+            print(*(line for found in report.detections for line in explanations(detector, found)), sep="\n")
     if not report.interrupted:
         _write_results(options, report.detections)
     _say(_summary(options, inputs, report))
@@ -155,6 +169,40 @@ def _evaluate(options: argparse.Namespace) -> int:
     return SOME_FAILED if result.problems else ALL_DONE
 
 
+def _models(options: argparse.Namespace) -> int:
+    from pydet.info import aligned
+    from pydet.models.registry import ASSETS, MODELS, find
+
+    if options.summary:
+        from pydet.models.summary import summary
+
+        if options.name is None:
+            raise ValueError("--summary needs the NAME of a model")
+        print(summary(find(options.name)))
+        return ALL_DONE
+    if options.name is not None:
+        print(aligned(find(options.name).facts()))
+        return ALL_DONE
+    rows = [("model", "input", "labels", "weights")]
+    for name, definition in MODELS.items():
+        weights = "come with pydet" if (ASSETS / f"{name}.safetensors").exists() else str(definition.weights or "none")
+        height, width = definition.image_size
+        rows.append((name, f"{height} x {width}", f"{len(definition.class_names()):,}", weights))
+    print(aligned(rows))
+    return ALL_DONE
+
+
+def _convert(options: argparse.Namespace) -> int:
+    from pydet.models.convert import convert
+
+    check_output_file(options.output, [str(options.weights)])
+    cfg = str(options.cfg) if options.cfg else options.model
+    sources = convert(cfg, str(options.weights), str(options.output), options.names, options.half)
+    print(f"{options.output}: {options.output.stat().st_size:,} bytes")
+    print("\n".join(f"  made of {name} {digest}" for name, digest in sources.items()))
+    return ALL_DONE
+
+
 def _info(options: argparse.Namespace) -> int:
     from pydet.info import info
 
@@ -194,6 +242,7 @@ def _parser() -> argparse.ArgumentParser:
     detect.add_argument("--no-pictures", dest="pictures", action="store_false", help="write no annotated pictures")
     detect.add_argument("--json", type=Path, metavar="FILE", help="also write all detections as COCO results")
     detect.add_argument("--csv", type=Path, metavar="FILE", help="also write all detections as a table")
+    detect.add_argument("--explain", action="store_true", help="show the way to each class, where classes are a tree")
     _add_model_options(detect, threshold=0.25)
 
     evaluate = _command(commands, "evaluate", _evaluate, "measure average precision", _EVALUATE)
@@ -202,6 +251,18 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--limit", type=_positive, metavar="N", help="use only the first N pictures")
     evaluate.add_argument("--json", type=Path, metavar="FILE", help="also write the numbers to this file")
     _add_model_options(evaluate, threshold=0.005)
+
+    models = _command(commands, "models", _models, "list the detectors, or tell about one", _MODELS)
+    models.add_argument("name", nargs="?", metavar="NAME", help="the detector to tell more about")
+    models.add_argument("--summary", action="store_true", help="show its layers, shapes, numbers and operations")
+
+    convert = _command(commands, "convert", _convert, "write weights in another format", _CONVERT)
+    convert.add_argument("weights", type=Path, metavar="WEIGHTS", help=".weights, .pth or .safetensors")
+    convert.add_argument("output", type=Path, metavar="OUT", help="the .safetensors or .weights file to write")
+    convert.add_argument("--model", default="yolov3-tiny", metavar="NAME", help="what the weights are of")
+    convert.add_argument("--cfg", type=Path, metavar="FILE", help="Darknet .cfg of your own model, instead of --model")
+    convert.add_argument("--names", type=Path, metavar="FILE", help="class names of your own model, one a line")
+    convert.add_argument("--half", action="store_true", help="convolutions in half precision: half the size")
 
     _command(commands, "info", _info, "show versions, libraries and backends", "Shows what is installed and used here.")
     return parser

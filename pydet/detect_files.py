@@ -190,6 +190,16 @@ def detect_files(
         report.interrupted = True
 
 
+def explanations(detector: Detector, found: Detections) -> list[str]:
+    """For each detection the classes from the root of the tree down to its own, a line each."""
+    tree = detector.tree
+    if tree is None:
+        return []
+    return [
+        " > ".join(detector.class_names[node] for node in tree.path(one.label)) + f"  {one.score:.2f}" for one in found
+    ]
+
+
 def _paragraph(found: Detections) -> str:
     height, width = found.image_size
     heading = f"{found.path} ({width}x{height}): "

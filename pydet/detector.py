@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from pydet.draw import draw_boxes
 from pydet.image import ImageError, ImageSource, read_image
 from pydet.outputs import save_picture
+from pydet.wordtree import WordTree
 
 Source = TypeVar("Source", bound=ImageSource)
 Pictures: TypeAlias = list[Source] | tuple[Source, ...]
@@ -117,6 +118,11 @@ class Detector:
     def __init__(self, model: nn.Module) -> None:
         self.model = model.eval()
         self.class_names: tuple[str, ...] = tuple(model.class_names)  # type: ignore[arg-type]
+
+    @property
+    def tree(self) -> WordTree | None:
+        """What the classes are, where they are the nodes of a WordTree."""
+        return getattr(self.model, "tree", None)
 
     @overload
     def detect(

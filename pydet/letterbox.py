@@ -33,16 +33,19 @@ def letterbox(image: Tensor, network_size: tuple[int, int]) -> Tensor:
     Returns:
         [C, *network_size], float32 in 0..1 (float64 for float64).
     """
-    if image.dim() != 3 or image.numel() == 0:
-        raise ValueError(f"letterbox: image must be [C, height, width] and not empty, got {list(image.shape)}")
-    if image.dtype != torch.uint8 and not image.is_floating_point():
-        raise TypeError(f"letterbox: image must be uint8 or floating point, got {image.dtype}")
+    _check_image("letterbox", image)
     height, width = scaled_size((image.shape[1], image.shape[2]), network_size)
     top, left = (network_size[0] - height) // 2, (network_size[1] - width) // 2
     resized = resize(image, height, width)
     result = resized.new_full((image.shape[0], *network_size), 0.5)
     result[:, top : top + height, left : left + width] = resized
     return result
+
+
+def stretch(image: Tensor, network_size: tuple[int, int]) -> Tensor:
+    """A picture [C, height, width] resized to `network_size`, its aspect lost: what YOLO's first version looks at."""
+    _check_image("stretch", image)
+    return resize(image, *network_size)
 
 
 def resize(image: Tensor, height: int, width: int) -> Tensor:
@@ -65,12 +68,12 @@ def resize(image: Tensor, height: int, width: int) -> Tensor:
     return lines[:, :height].mul_(up[:, None]).add_(lines[:, height:].mul_(down[:, None]))
 
 
-def placement(sizes: Sequence[tuple[int, int]], network_size: tuple[int, int]) -> Placement:
-    """Where letterboxed pictures of these (height, width) lie in the network's input.
+def placement(sizes: Sequence[tuple[int, int]], network_size: tuple[int, int], stretched: bool = False) -> Placement:
+    """Where letterboxed, or stretched, pictures of these (height, width) lie in the network's input.
 
     As Darknet, it takes the margin as half of what is left over, although `letterbox` rounds it down to whole pixels.
     """
-    scaled = [scaled_size(size, network_size) for size in sizes]
+    scaled = [network_size if stretched else scaled_size(size, network_size) for size in sizes]
     offset = [((network_size[1] - w) / 2, (network_size[0] - h) / 2) for h, w in scaled]
     scale = [(size[1] / w, size[0] / h) for size, (h, w) in zip(sizes, scaled, strict=True)]
     return Placement(torch.tensor(offset), torch.tensor(scale), torch.tensor([network_size] * len(sizes)))
@@ -79,6 +82,13 @@ def placement(sizes: Sequence[tuple[int, int]], network_size: tuple[int, int]) -
 def unletterbox_boxes(boxes: Tensor, size: tuple[int, int], network_size: tuple[int, int]) -> Tensor:
     """Boxes [K, 4] xyxy in pixels of the network's input as boxes in pixels of the picture of `size` before."""
     return placement([size], network_size).to_picture(boxes[None])[0]
+
+
+def _check_image(name: str, image: Tensor) -> None:
+    if image.dim() != 3 or image.numel() == 0:
+        raise ValueError(f"{name}: image must be [C, height, width] and not empty, got {list(image.shape)}")
+    if image.dtype != torch.uint8 and not image.is_floating_point():
+        raise TypeError(f"{name}: image must be uint8 or floating point, got {image.dtype}")
 
 
 def _unit(pixels: Tensor) -> Tensor:

@@ -37,11 +37,14 @@ def official_name(name: str) -> str:
 def category_ids(class_names: Sequence[str]) -> list[int]:
     """The category id of each class in result files.
 
-    A model of COCO's 80 classes in their usual order gets COCO's own ids (1..90, with gaps); any other model gets
-    1, 2, 3, ... in the order of its classes.
+    A model of COCO's 80 classes in their usual order gets COCO's own ids (1..90, with gaps), and so does one with
+    torchvision's 91 labels, which are these ids; any other model gets 1, 2, 3, ... in the order of its classes.
     """
     from pydet.models import coco_names
+    from pydet.models.registry import ASSETS, read_lines
 
+    if list(class_names) == read_lines(ASSETS / "coco91.names"):
+        return list(range(len(class_names)))
     if [official_name(name) for name in class_names] == [official_name(name) for name in coco_names()]:
         return [number for number in range(1, 91) if number not in _UNUSED_COCO_IDS]
     return list(range(1, len(class_names) + 1))

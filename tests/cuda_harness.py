@@ -44,18 +44,31 @@ def registered(source: Path) -> list[str]:
 
 REGISTERED = [name for source in SOURCES for name in registered(source)]
 # Also where only the gradient has a kernel: operators of a family share their files.
-CASES = [c for c in OP_CASES if c.name in REGISTERED or c.stem in {source.stem for source in SOURCES}]
+WITH_GRADIENT = {source.stem for source in SOURCES if any(name.startswith("_") for name in registered(source))}
+CASES = [case for case in OP_CASES if case.name in REGISTERED or case.stem in WITH_GRADIENT]
+
+
+def compile_runtime(folder: Path) -> list[str]:
+    races = compile_cpp(folder, "librace_check.so", HARNESS / "race_check.cpp", ["-ldl"])
+    runtime = compile_cpp(folder, "libcuda_on_cpu.so", HARNESS / "runtime.cpp", [str(races)])
+    return [str(races), str(runtime)]
 
 
 def compile_source(folder: Path, source: Path) -> Path:
     """A shared library of a .cu file, which registers its operators as CPU operators of NAMESPACE."""
-    races = compile_cpp(folder, "librace_check.so", HARNESS / "race_check.cpp", ["-ldl"])
-    runtime = compile_cpp(folder, "libcuda_on_cpu.so", HARNESS / "runtime.cpp", [str(races)])
     torch_folder = Path(torch.__file__).parent
     flags = ["-include", str(HARNESS / "cuda_utils.cuh"), f"-isystem{torch_folder / 'include'}"]
     flags += ["-DTORCH_TARGET_VERSION=0x020a000000000000", f"-L{torch_folder / 'lib'}", "-ltorch_cpu"]
-    flags += [str(races), str(runtime), *(MEMORY if SANITIZED else RACES)]
+    flags += [*compile_runtime(folder), *(MEMORY if SANITIZED else RACES)]
     return compile_cpp(folder, f"{source.stem}_cuda_on_cpu{'_sanitized' * SANITIZED}.so", source, flags)
+
+
+def compiled(folder: Path, source: Path) -> Path | str:
+    """The library, or what the compiler says."""
+    try:
+        return compile_source(folder, source)
+    except AssertionError as error:
+        return str(error)
 
 
 @functools.cache
@@ -83,20 +96,25 @@ class CudaOnCpu(TorchDispatchMode):
 
     Attributes:
         served: names of the operators that were called and served.
+        broken: those whose file does not compile, and what the compiler says; they fail when they are called.
     """
 
     def __init__(self, folder: Path, sources: list[Path] = SOURCES, schemas: dict[str, str] | None = None) -> None:
         super().__init__()
         self.names = {name for source in sources for name in registered(source)}
         self.served: set[str] = set()
+        self.broken: dict[str, str] = {}
         self.definitions = torch.library.Library(NAMESPACE, "FRAGMENT")
         for name in self.names:
             schema = (schemas or {}).get(name) or str(getattr(torch.ops.pydet, name).default._schema)
             self.definitions.define(schema.removeprefix("pydet::"))
-        compile_source(folder, sources[0])  # what all need, once
+        compile_runtime(folder)  # what all need, once
         with ThreadPoolExecutor(int(os.environ.get("MAX_JOBS") or os.cpu_count() or 1)) as pool:
-            for library in pool.map(functools.partial(compile_source, folder), sources):
-                torch.ops.load_library(str(library))
+            for source, library in zip(sources, pool.map(functools.partial(compiled, folder), sources), strict=True):
+                if isinstance(library, str):
+                    self.broken |= dict.fromkeys(registered(source), library)
+                else:
+                    torch.ops.load_library(str(library))
         self.runtime = ctypes.CDLL(str(folder / "libcuda_on_cpu.so"))
 
     def order(self, seed: int) -> None:
@@ -109,6 +127,7 @@ class CudaOnCpu(TorchDispatchMode):
         name = func.name().removeprefix("pydet::").split(".")[0]
         if func.namespace != "pydet" or name not in self.names:
             return func(*args, **(kwargs or {}))
+        assert name not in self.broken, self.broken[name]
         self.served.add(name)
         return getattr(getattr(torch.ops, NAMESPACE), name)(*args, **(kwargs or {}))
 

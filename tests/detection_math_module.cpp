@@ -66,6 +66,33 @@ T focal_part(T x, T t, T alpha, T not_alpha, T gamma, int i) {
   return i == 0 ? f.loss : f.gradient;
 }
 
+template <typename T>
+bool plain_of(T x1, T y1, T x2, T y2) {
+  const Box<T> b{x1, y1, x2, y2};
+  return is_plain(b, area(b));
+}
+
+template <typename T>
+T plain_iou_of(T ax1, T ay1, T ax2, T ay2, T bx1, T by1, T bx2, T by2) {
+  const Box<T> a{ax1, ay1, ax2, ay2}, b{bx1, by1, bx2, by2};
+  return plain_iou(a, area(a), b, area(b));
+}
+
+template <typename T>
+bool apart_of(T ax1, T ay1, T ax2, T ay2, T bx1, T by1, T bx2, T by2) {
+  return apart(Box<T>{ax1, ay1, ax2, ay2}, Box<T>{bx1, by1, bx2, by2});
+}
+
+template <typename T>
+T shape_iou_of(T width_a, T height_a, T width_b, T height_b) {
+  return shape_iou(Shape<T>{width_a, height_a}, Shape<T>{width_b, height_b});
+}
+
+template <typename T>
+int64_t cell_index(T first, T last, int64_t cells, T extent) {
+  return cell_at(first, last, GridAxis<T>{cells, extent});
+}
+
 // A submodule a type, so that numpy's conversion to the other type can't hide a difference, and one for the arithmetic
 // with fused multiply-adds.
 template <typename T, bool kFused>
@@ -88,6 +115,11 @@ void define(py::module_ m) {
   m.def("arctangent", py::vectorize([](T x) { return arctangent(x); }));
   m.def("sigmoid", py::vectorize(sigmoid<T>));
   m.def("scaled_sigmoid", py::vectorize(scaled_sigmoid<T>));
+  m.def("is_plain", py::vectorize(plain_of<T>));
+  m.def("plain_iou", py::vectorize(plain_iou_of<T>));
+  m.def("apart", py::vectorize(apart_of<T>));
+  m.def("shape_iou", py::vectorize(shape_iou_of<T>));
+  m.def("cell_at", py::vectorize(cell_index<T>));
   m.def("yolo_box", py::vectorize(yolo_corner<T>));
 }
 

@@ -126,6 +126,19 @@ def tree_inputs(n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     return torch.where(conditional < 1e-4, 0, conditional), parents
 
 
+def match_cells_inputs(n: int, generator: torch.Generator) -> tuple[Any, ...]:
+    """n images of 0 to 4 objects, 5 x 4 cells of 8 x 16 pixels with 3 predictions each; many on or beside objects."""
+    counts = torch.randint(0, 5, (n,), generator=generator)
+    truths = (random_boxes(int(counts.sum()), generator, size=40, largest=40) / 2).round() * 2
+    predictions = random_boxes(60 * n, generator, size=40, largest=40).reshape(n, 60, 4)
+    for image, own in enumerate(truths.split(counts.tolist())):
+        if len(own) and image % 4:
+            predictions[image, ::2] = own[torch.randint(len(own), (30,), generator=generator)]
+    priors = (torch.rand(5, 2, generator=generator) * 40 + 1).round()
+    shared = (predictions + torch.rand(n, 60, 4, generator=generator), truths, counts, (5, 4), (40, 64))
+    return (*shared, "overlap") if n % 2 else (*shared, "shape", priors, [3, 0, 2], 0.6)
+
+
 @dataclass(frozen=True)
 class OpCase:
     """One operator.
@@ -187,12 +200,21 @@ class OpCase:
 
 OP_CASES = [
     OpCase(
+        name="anchor_kmeans",
+        make_inputs=lambda n, g: (torch.rand(n, 2, generator=g) ** 2 * 300 + 4, 1 + n % 7 % n, n, n % 30),
+        sizes=(1, 2, 17, 255, 257, 3000, 1024),
+        floating=(0,),
+        summary="anchors for a data set: k-means of box sizes with distance 1 - IoU, from a seed",
+        source="YOLOv2 (Redmon and Farhadi 2017), section 2, Dimension clusters",
+    ),
+    OpCase(
         name="box_iou",
         make_inputs=lambda n, g: iou_inputs(n, g, "xyxy"),
         gpu_sizes=(0, 1, 31, 32, 33, 255, 256, 257, 513),
         sizes=(0, 1, 15, 16, 17, 300),
         floating=(0, 1),
         gradients=(0, 1),
+        exact_on_gpu=False,  # the gradient: a sum over the other boxes
         vmap=(0, 1),
         summary="IoU of every box of one set with every box of another, or of aligned ones; batches too",
         source="Jaccard index; torchvision.ops.box_iou",
@@ -205,6 +227,7 @@ OP_CASES = [
         sizes=(0, 1, 15, 16, 17, 300),
         floating=(0, 1),
         gradients=(0, 1),
+        exact_on_gpu=False,  # the gradient: a sum over the other boxes
         vmap=(0, 1),
         summary="the part of every box of one set that every box of another covers, or of aligned ones",
         source='mmcv.ops.bbox_overlaps(mode="iof"); detectron2\'s pairwise_ioa',
@@ -217,6 +240,7 @@ OP_CASES = [
         sizes=(0, 1, 15, 16, 17, 300),
         floating=(0, 1),
         gradients=(0, 1),
+        exact_on_gpu=False,  # the gradient: a sum over the other boxes
         vmap=(0, 1),
         summary="IoU less the part of the smallest box around both that neither covers, for all pairs or aligned ones",
         source="Rezatofighi et al. 2019; torchvision.ops.generalized_box_iou",
@@ -229,6 +253,7 @@ OP_CASES = [
         sizes=(0, 1, 15, 16, 17, 300),
         floating=(0, 1),
         gradients=(0, 1),
+        exact_on_gpu=False,  # the gradient: a sum over the other boxes
         vmap=(0, 1),
         summary="IoU less the normalised distance of the centres, for all pairs or aligned ones",
         source="Zheng et al. 2020; torchvision.ops.distance_box_iou",
@@ -241,6 +266,7 @@ OP_CASES = [
         sizes=(0, 1, 15, 16, 17, 300),
         floating=(0, 1),
         gradients=(0, 1),
+        exact_on_gpu=False,  # the gradient: a sum over the other boxes
         vmap=(0, 1),
         constant_in_gradient=True,
         tolerance=(1e-6, 1e-6),  # the arc tangents differ by an ulp
@@ -252,6 +278,7 @@ OP_CASES = [
         family="box_iou_loss",
         make_inputs=aligned_boxes,
         sizes=(0, 1, 15, 16, 17, 300, 9001),
+        gpu_sizes=(0, 1, 31, 32, 33, 255, 257, 2049, 5000),
         floating=(0, 1),
         gradients=(0, 1),
         vmap=(0, 1),
@@ -264,8 +291,10 @@ OP_CASES = [
         family="box_iou_loss",
         make_inputs=lambda n, g: (*aligned_boxes(n, g), "mean"),
         sizes=(0, 1, 15, 16, 17, 300, 9001),
+        gpu_sizes=(0, 1, 31, 32, 33, 255, 257, 2049, 5000),
         floating=(0, 1),
         gradients=(0, 1),
+        exact_on_gpu=False,  # the reduction
         vmap=(0, 1),
         tolerance=(1e-6, 1e-6),
         summary="1 - distance IoU of boxes in pairs, the reduction included",
@@ -276,8 +305,10 @@ OP_CASES = [
         family="box_iou_loss",
         make_inputs=lambda n, g: (*aligned_boxes(n, g), "sum"),
         sizes=(0, 1, 15, 16, 17, 300, 9001),
+        gpu_sizes=(0, 1, 31, 32, 33, 255, 257, 2049, 5000),
         floating=(0, 1),
         gradients=(0, 1),
+        exact_on_gpu=False,  # the reduction
         vmap=(0, 1),
         constant_in_gradient=True,
         tolerance=(1e-6, 1e-6),
@@ -299,6 +330,7 @@ OP_CASES = [
         name="yolo_grid_decode",
         family="yolo_decode",
         make_inputs=yolo_grid,
+        gpu_sizes=(0, 1, 2, 3, 7, 16, 33, 40),
         sizes=(0, 1, 2, 3, 4, 20, 33, 50),
         floating=(0,),
         gradients=(0,),
@@ -404,6 +436,16 @@ OP_CASES = [
         floating=(0,),
         summary="Confident walk from the root of a WordTree to a class, by Darknet's rule or the absolute one",
         source="YOLO9000 (Redmon and Farhadi 2017), section 4; Darknet's hierarchy_top_prediction",
+    ),
+    OpCase(
+        name="match_cells",
+        make_inputs=match_cells_inputs,
+        sizes=(0, 1, 2, 7, 16, 33, 32),
+        gpu_sizes=(0, 1, 2, 7, 8, 33, 40),
+        floating=(0, 1, 6),
+        summary="Prediction of a YOLO grid that each ground truth of a ragged batch trains, by prior or by overlap; "
+        "those left out of the objectness loss",
+        source="YOLO, YOLOv2, YOLOv3 (Redmon et al. 2016 to 2018); Darknet's [detection], [region], [yolo]",
     ),
     OpCase(
         name="encode_boxes",

@@ -94,7 +94,7 @@ def message_of(function: Callable[..., Any], args: Arguments) -> str | None:
     return None
 
 
-BY_VALUE = ("match_anchors: counts must sum",)
+BY_VALUE = tuple(f"{op}: counts must sum" for op in ("match_anchors", "match_cells"))
 """Sentences about the values of tensors, which no GPU kernel looks at: that would wait for the device."""
 
 

@@ -7,16 +7,19 @@ UndefinedBehaviorSanitizer, so that an index outside of a tensor is an error her
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 from typing import IO
 
 import pytest
 import torch
+from compile_cpp import CSRC
 from cuda_harness import CASES, REGISTERED, SANITIZED, CudaOnCpu, sanitized_environment
-from op_cases import OpCase
+from op_cases import OpCase, random_boxes
 from op_checks import (
     assert_close,
     assert_gradients_close,
@@ -27,6 +30,8 @@ from op_checks import (
     refused,
     strided,
 )
+
+from pydet import ops, reference
 
 IDS = [case.name for case in CASES]
 # Under a sanitizer the reference is slow too: without the largest size.
@@ -57,6 +62,16 @@ def sanitized_run(request: pytest.FixtureRequest) -> Iterator[tuple[subprocess.P
             yield process, output
         finally:
             process.kill()
+
+
+def test_every_file_compiles(cuda: CudaOnCpu) -> None:
+    assert not cuda.broken, "\n".join(set(cuda.broken.values()))
+
+
+@pytest.mark.parametrize("source", sorted((CSRC / "cuda").glob("*.cu*")), ids=lambda path: path.name)
+def test_every_kernel_says_how_large_its_blocks_are(source: Path) -> None:
+    """Otherwise it may get more registers than such a block has, and its launch is refused on a GPU, and only there."""
+    assert not re.search(r"__global__\s+void\s+(?!__launch_bounds__)", source.read_text())
 
 
 @pytest.mark.parametrize(("case", "size"), RUNS)
@@ -111,6 +126,23 @@ def test_messages_are_those_of_the_cpu(cuda: CudaOnCpu, case: OpCase) -> None:
         with cuda:
             assert message_of(case.function, args) == message
     assert case.name in cuda.served
+
+
+@pytest.mark.parametrize(("counts", "read"), [([3, -4, 9], [3, 0, 2]), ([2**62, 9, 1], [5, 0, 0]), ([1, 0], [1, 0])])
+def test_counts_that_nobody_has_checked(cuda: CudaOnCpu, counts: list[int], read: list[int]) -> None:
+    """On a GPU they are not looked at: read as far as they make sense, and never beyond the ground truths."""
+    generator = torch.Generator().manual_seed(0)
+    boxes, anchors = (random_boxes(n, generator, size=60, largest=60) for n in (10, 3 * 700))
+    truths = boxes[:5]  # what lies behind them would be matched too
+    kept, own = sum(read), anchors.reshape(3, 700, 4)[: len(counts)]
+    for mode in ("retinanet", "ssd", "threshold"):
+        ours = cuda.call(ops.match_anchors, own, truths, torch.tensor(counts), 0.5, 0.3, mode)
+        assert torch.equal(ours, reference.match_anchors(own, truths[:kept], torch.tensor(read), 0.5, 0.3, mode))
+    rest = ((70, 5), (120, 120), "overlap", None, None, 0.5)
+    matches, predictors = cuda.call(ops.match_cells, own, truths, torch.tensor(counts), *rest)
+    expected = reference.match_cells(own, truths[:kept], torch.tensor(read), *rest)
+    assert torch.equal(matches, expected[0])
+    assert torch.equal(predictors, torch.cat([expected[1], torch.full((5 - kept,), -1)]))
 
 
 @pytest.mark.skipif(SANITIZED, reason="starts this process")

@@ -82,7 +82,7 @@ def test_weights_given_as_cfg(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("layers", "message"),
     [
-        ("[magic]\n", r"line 5, layer 0 \[magic\]: unknown layer; known ones are convolutional, dropout"),
+        ("[magic]\n", r"line 5, layer 0 \[magic\]: unknown layer; known ones are connected, convolutional"),
         ("[convolutional]\nsize=3\n", r"line 5, layer 0 \[convolutional\]: the key 'filters' is missing"),
         ("[convolutional]\nfilters=many\n", r"layer 0 \[convolutional\]: filters must start with an integer.*'many'"),
         ("[convolutional]\nfilters=0\n", r"layer 0 \[convolutional\]: filters must be at least 1, got 0"),

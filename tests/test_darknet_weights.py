@@ -149,9 +149,12 @@ def test_official_tiny_through_a_checkpoint(tmp_path: Path) -> None:
     assert (tmp_path / "b.weights").read_bytes() == official().read_bytes()
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["yolov3", "yolov3-spp"])
-def test_big_networks_are_written_byte_by_byte(name: str, tmp_path: Path) -> None:
+SMALL = ["yolov1-tiny", "yolov2-tiny", "yolov2-tiny-voc", "yolov3-tiny"]
+LARGE = ["yolov1", "yolov2", "yolov2-voc", "yolo9000", "yolov3", "yolov3-spp"]
+
+
+@pytest.mark.parametrize("name", [*SMALL, *(pytest.param(name, marks=pytest.mark.slow) for name in LARGE)])
+def test_networks_are_written_byte_by_byte(name: str, tmp_path: Path) -> None:
     from test_darknet_network import darknet_weights
 
     path = darknet_weights(name, tmp_path)
@@ -259,3 +262,26 @@ def test_load_says_what_to_do(tmp_path: Path) -> None:
         models.load(weights=official(), class_names=["one"])
     with pytest.raises(ValueError, match="batch_norm must be one of cuda, cpu, got 'gpu'"):
         models.load(batch_norm="gpu")
+
+
+CONNECTED = "[net]\nheight=2\nwidth=2\n[connected]\noutput=3\nactivation=linear\n"
+
+
+def test_old_files_have_the_weights_of_connected_layers_transposed(tmp_path: Path) -> None:
+    """Both formats of one network: W[out][in] since versions count from 0, W[in][out] before."""
+    weights = np.arange(36, dtype="<f4").reshape(3, 12)
+    bias = np.array([0.5, 1, 2], dtype="<f4")
+    x = torch.rand(1, 3, 2, 2)
+    results = []
+    for major, stored in ((0, weights), (2001, weights.T)):
+        header = np.array([major, 1, 0, 7], dtype="<i4")
+        path = tmp_path / f"{major}.weights"
+        path.write_bytes(header.tobytes() + bias.tobytes() + np.ascontiguousarray(stored).tobytes())
+        network = Darknet(parse_cfg(CONNECTED)).eval()
+        load_weights(network, path)
+        save_weights(network, tmp_path / "again.weights")
+        assert (tmp_path / "again.weights").read_bytes() == path.read_bytes()
+        results.append(network.forward_features(x)[0])
+    assert torch.equal(*results)
+    expected = x.flatten().double() @ torch.from_numpy(weights).double().T + torch.from_numpy(bias)
+    torch.testing.assert_close(results[0].flatten().double(), expected, rtol=1e-5, atol=1e-5)

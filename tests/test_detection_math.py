@@ -396,3 +396,40 @@ def test_rank_orders_as_numbers_do(math: ModuleType) -> None:
         assert f.rank_of(dtype(-0.0)) == f.rank_of(dtype(0)) == f.rank_of_positive(dtype(-0.0)) == 0
         assert f.rank_of(-dtype(NAN)) == f.rank_of(dtype(NAN)) == np.iinfo(f"int{dtype().nbytes * 8}").max
         assert np.array_equal(f.rank_of(x[4:-1]), f.rank_of_positive(x[4:-1]))
+
+
+def test_plain_boxes_apart_have_an_iou_of_zero(math: ModuleType) -> None:
+    """What match_anchors does not compute: of plain boxes, one of positive area, the IoU is 0 apart and never NaN."""
+    random = np.random.default_rng(5)
+    for f, dtype, largest in ((math.f32, np.float32, 120), (math.f64, np.float64, 1000)):
+        corners = random.choice([-1, 1], (8, 100_000)) * 2.0 ** random.integers(-largest, largest, (8, 100_000))
+        corners = np.where(random.random((8, 100_000)) < 0.1, random.choice([0, INF, NAN, 1], (8, 100_000)), corners)
+        boxes = np.sort(corners.reshape(2, 2, 2, -1), axis=1).reshape(2, 4, -1).astype(dtype)
+        with np.errstate(all="ignore"):
+            a, b = boxes
+            plain = f.is_plain(*a) & f.is_plain(*b) & (f.area(*b) > 0)
+            iou, apart, plain_iou = f.iou(*a, *b), f.apart(*a, *b), f.plain_iou(*a, *b)
+        assert plain.sum() > 1000
+        assert (plain & apart).sum() > 1000
+        assert (iou[plain & apart] == 0).all()
+        assert np.array_equal(iou[plain], plain_iou[plain])
+        assert (iou[plain] >= 0).all()
+        assert (iou[plain] <= 1).all()
+        assert (plain & ~apart & (iou > 0)).any()
+        for odd in ([3, 0, 1, 1], [0, 3, 1, 1], [NAN, 0, 1, 1], [0, 0, 1, NAN], [0, 0, INF, 1], [0, 0, INF, 0]):
+            assert not f.is_plain(*map(dtype, odd))
+
+
+def test_shape_iou_by_hand(math: ModuleType) -> None:
+    assert math.f64.shape_iou(2, 3, 4, 6) == 6 / 24
+    assert math.f64.shape_iou(2, 6, 4, 3) == 6 / 18
+    assert math.f32.shape_iou(7, 5, 7, 5) == 1
+    assert np.isnan(math.f32.shape_iou(0, 0, 0, 0))
+
+
+def test_cell_at_by_hand(math: ModuleType) -> None:
+    for f in (math.f32, math.f64):
+        middle = np.array([-0.1, -0.0, 0, 31.9, 32, 415.9, 416, NAN, INF, -INF])
+        assert f.cell_at(middle - 5, middle + 5, 13, 416).tolist() == [-1, 0, 0, 0, 1, 12, -1, -1, -1, -1]
+        edges = np.arange(76) * 8.0  # exact: no edge slips into the cell before it
+        assert f.cell_at(edges - 3, edges + 3, 76, 608).tolist() == list(range(76))

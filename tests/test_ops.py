@@ -11,6 +11,8 @@ import torch
 from op_cases import OP_CASES, OpCase
 from op_checks import assert_close, each_tensor, outputs, strided
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
 from pydet import ops
 
@@ -58,6 +60,17 @@ def test_opcheck(case: OpCase, size: int) -> None:
     for i in case.gradients:
         args[i] = args[i].clone().requires_grad_()
     torch.library.opcheck(case.operator, tuple(args))
+
+
+def test_fake_with_its_defaults(case: OpCase) -> None:
+    """The dispatcher leaves out trailing arguments that equal the defaults: the fake must have these too."""
+    required = [a for a in case.operator._schema.arguments if not a.has_default_value()]
+    args = case.inputs(case.sizes[-1])[: len(required)]
+    results = outputs(case.operator(*args))
+    with FakeTensorMode(shape_env=ShapeEnv()) as mode:  # for results whose number depends on values
+        fakes = case.operator(*(mode.from_tensor(a) if isinstance(a, Tensor) else a for a in args))
+    for fake, result in zip(outputs(fakes), results, strict=True):
+        assert (fake.dtype, fake.dim()) == (result.dtype, result.dim())
 
 
 def test_compile_fullgraph(case: OpCase) -> None:

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from pydet.detector import Detections
-from pydet.models import coco_names
+from pydet.models import MODELS, coco_names
 from pydet.outputs import category_ids, coco_results, image_ids, save_picture, whole_file, write_csv, write_json
 
 
@@ -108,3 +108,13 @@ def test_permissions_are_those_of_any_new_file(tmp_path: Path) -> None:
     write_json(tmp_path / "ours.json", [])
     (tmp_path / "theirs.json").touch()
     assert (tmp_path / "ours.json").stat().st_mode == (tmp_path / "theirs.json").stat().st_mode
+
+
+def test_the_labels_of_torchvision_are_cocos_ids() -> None:
+    names = MODELS["ssd300"].class_names()
+    ids = category_ids(names)
+    assert ids[names.index("person")] == 1
+    assert ids[names.index("toothbrush")] == 90
+    by_name = dict(zip(coco_names(), category_ids(coco_names()), strict=True))
+    for name in ("stop sign", "zebra", "wine glass", "clock"):
+        assert ids[names.index(name)] == by_name[name]

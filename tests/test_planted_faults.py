@@ -50,6 +50,7 @@ REPORTED: dict[str, tuple[str, Callable[[Tensor], Tensor]]] = {
         "race in shared memory",
         lambda x: over_blocks(x, lambda rows: 2 * rows.flip(1) + 1),
     ),
+    "bytes_that_overlap": ("race in shared memory", torch.ones_like),
     "missing_syncwarp": ("race in shared memory", lambda x: over_warps(x, lambda rows: rows.flip(1))),
     "lane_outside_of_its_mask": (
         r"thread \d+ in line \d+ is not in the mask that it gives",

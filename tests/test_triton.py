@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,10 +12,13 @@ from typing import Any
 
 import pytest
 import torch
-from op_cases import random_boxes
+from more_inputs import yolo_decode, yolo_grid_decode
+from op_cases import aligned_boxes, random_boxes
 from op_checks import outputs
+from torch import Tensor
 
 from pydet import ops, reference
+from pydet.ops._backend import _triton_operator
 
 triton = pytest.importorskip("triton")
 HERE = Path(__file__).parent
@@ -22,32 +26,39 @@ INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 SIZES = (0, 1, 31, 33, 257)
 
 
+def degenerate_boxes(n: int, dtype: torch.dtype) -> Tensor:
+    boxes = random_boxes(n, torch.Generator().manual_seed(n)).to(dtype)
+    boxes[::3, 2] = torch.inf
+    boxes[1::5] = 0
+    boxes[2::7, 1] = torch.nan
+    return boxes
+
+
 def box_iou_inputs(n: int, dtype: torch.dtype) -> list[tuple[Any, ...]]:
     generator = torch.Generator().manual_seed(n)
     a, b = random_boxes(n, generator).to(dtype), random_boxes(2 * n + 1, generator).to(dtype)
     batch = torch.stack([a, a.flip(0)]), torch.stack([b, b.flip(0)])
-    degenerate = a.clone()
-    degenerate[::3, 2] = torch.inf
-    degenerate[1::5] = 0
-    degenerate[2::7, 1] = torch.nan
-    return [(a, b, "xyxy"), (b, a, "xywh"), (a, b, "cxcywh"), (*batch, "xyxy"), (degenerate, degenerate, "xyxy")]
+    bad = degenerate_boxes(n, dtype)
+    aligned = (a, b[:n], "cxcywh", True), (a, bad, "xyxy", True)
+    return [(a, b, "xyxy"), (b, a, "xywh"), (a, b, "cxcywh"), (*batch, "xyxy"), (bad, bad, "xyxy"), *aligned]
 
 
-def yolo_decode_inputs(n: int, dtype: torch.dtype) -> list[tuple[Any, ...]]:
-    generator = torch.Generator().manual_seed(n)
-    anchors = torch.rand(3, 2, generator=generator) * 50 + 5
-    flat = torch.randn(2, 3 * 7, 1, n, generator=generator).to(dtype)  # n cells
-    deep = torch.randn(1, 3 * (5 + max(n, 1)), 2, 3, generator=generator).to(dtype)  # n classes
-    return [
-        (flat, anchors, (32, 32 * n + 1)),
-        (deep, anchors, (100, 100)),
-        (deep.contiguous(memory_format=torch.channels_last), anchors, (64, 96)),
-        (deep.transpose(2, 3), anchors.half(), (64, 96)),
-    ]
+def kin_inputs(n: int, dtype: torch.dtype, *options: Any) -> list[tuple[Any, ...]]:
+    a, b = (t.to(dtype) for t in aligned_boxes(n, torch.Generator().manual_seed(n)))
+    bad = degenerate_boxes(n, dtype)
+    return [(a, b[: n // 2], *options), (bad, bad, *options), (a, b, *options, True), (bad, a, *options, True)]
 
 
 # kernel: its inputs; relative and absolute tolerance, zero where the arithmetic is that of the reference bit by bit
-INPUTS = {"box_iou": (box_iou_inputs, 0.0, 0.0), "yolo_decode": (yolo_decode_inputs, 5e-6, 1e-4)}
+INPUTS = {
+    "box_iou": (box_iou_inputs, 0.0, 0.0),
+    "box_iof": (box_iou_inputs, 0.0, 0.0),
+    "generalized_box_iou": (kin_inputs, 0.0, 0.0),
+    "distance_box_iou": (lambda n, dtype: kin_inputs(n, dtype, 1e-3), 0.0, 0.0),
+    "complete_box_iou": (lambda n, dtype: kin_inputs(n, dtype, 1e-3), 1e-6, 1e-6),
+    "yolo_decode": (yolo_decode.inputs, 5e-6, 1e-4),
+    "yolo_grid_decode": (yolo_grid_decode.inputs, 5e-6, 1e-4),
+}
 
 POINTERS = ("*fp32", "*fp64", "*fp16", "*bf16")
 
@@ -56,7 +67,15 @@ def box_iou_signature(pointer: str) -> tuple[dict[str, str], dict[str, Any]]:
     compute = triton.language.float64 if pointer == "*fp64" else triton.language.float32
     out = "*fp64" if pointer == "*fp64" else "*fp32"
     arguments = {"boxes1": pointer, "boxes2": pointer, "out": out, "n": "i32", "m": "i32"}
-    return arguments, {"FORMAT": "cxcywh", "COMPUTE": compute, "ROWS": 16, "COLUMNS": 128}
+    op = {"*fp16": "generalized_box_iou", "*bf16": "box_iof"}.get(pointer, "complete_box_iou")
+    constants = {"OP": op, "FORMAT": "cxcywh", "EPS": 1e-7, "COMPUTE": compute}
+    return arguments, constants | {"ROWS": 16, "COLUMNS": 128}
+
+
+def aligned_box_iou_signature(pointer: str) -> tuple[dict[str, str], dict[str, Any]]:
+    arguments, constants = box_iou_signature(pointer)
+    names = ("OP", "FORMAT", "EPS", "COMPUTE")
+    return {k: v for k, v in arguments.items() if k != "m"}, {k: constants[k] for k in names} | {"PAIRS": 512}
 
 
 def yolo_decode_signature(pointer: str) -> tuple[dict[str, str], dict[str, Any]]:
@@ -66,19 +85,40 @@ def yolo_decode_signature(pointer: str) -> tuple[dict[str, str], dict[str, Any]]
     arguments["image_stride"] = "i64"
     names = ("channel_stride", "row_stride", "column_stride", "image_height", "image_width")
     arguments |= dict.fromkeys((*names, "num_anchors", "num_classes", "height", "width"), "i32")
-    return arguments, {"COMPUTE": compute, "CELLS": 64, "CLASSES": 32}
+    options = {"CLASSES_ARE": "softmax", "ANCHORS_IN_CELLS": True}
+    return arguments, {**options, "COMPUTE": compute, "CELLS": 64, "CLASSES": 32}
 
 
-SIGNATURES = {"box_iou": box_iou_signature, "yolo_decode": yolo_decode_signature}
+def yolo_grid_decode_signature(pointer: str) -> tuple[dict[str, str], dict[str, Any]]:
+    compute = triton.language.float64 if pointer == "*fp64" else triton.language.float32
+    out = "*fp64" if pointer == "*fp64" else "*fp32"
+    arguments = {"inputs": pointer, **dict.fromkeys(("boxes", "objectness", "scores"), out)}
+    names = ("rows", "side", "num_boxes", "num_classes", "image_height", "image_width")
+    arguments |= dict.fromkeys(names, "i32")
+    options = {"CLASSES_ARE": "softmax", "ROOTS": True}
+    return arguments, {**options, "COMPUTE": compute, "CELLS": 32, "CLASSES": 32}
+
+
+# kernel, less its "_kernel": how it is called; in the file of its name, or of what follows "aligned_"
+SIGNATURES = {
+    "box_iou": box_iou_signature,
+    "aligned_box_iou": aligned_box_iou_signature,
+    "yolo_decode": yolo_decode_signature,
+    "yolo_grid_decode": yolo_grid_decode_signature,
+}
 
 
 def launcher(name: str) -> Any:
-    return getattr(importlib.import_module(f"pydet.triton_kernels.{name}"), name)
+    found = _triton_operator(name)
+    assert found is not None
+    return found
 
 
 def test_every_kernel_is_tested() -> None:
-    kernels = {path.stem for path in (HERE.parent / "triton_kernels").glob("*.py")} & set(ops.OPERATORS)
-    assert kernels == set(INPUTS) == set(SIGNATURES)
+    assert {name for name in ops.OPERATORS if _triton_operator(name)} == set(INPUTS)
+    files = {path.stem: path.read_text() for path in (HERE.parent / "triton_kernels").glob("*.py")}
+    kernels = {kernel for text in files.values() for kernel in re.findall(r"def (\w+)_kernel\(", text)}
+    assert kernels == set(SIGNATURES)
 
 
 @pytest.mark.skipif(not INTERPRETED, reason="runs in the process that test_interpreter starts")
@@ -118,7 +158,8 @@ def test_compiles_without_a_gpu(name: str, pointer: str, architecture: int) -> N
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    kernel = getattr(importlib.import_module(f"pydet.triton_kernels.{name}"), f"{name}_kernel")
+    stem = name.removeprefix("aligned_")
+    kernel = getattr(importlib.import_module(f"pydet.triton_kernels.{stem}"), f"{name}_kernel")
     signature, constants = SIGNATURES[name](pointer)
     assert [*signature, *constants] == kernel.arg_names
     source = ASTSource(
@@ -127,7 +168,7 @@ def test_compiles_without_a_gpu(name: str, pointer: str, architecture: int) -> N
     compiled = triton.compile(source, target=GPUTarget("cuda", architecture, 32), options={"enable_fp_fusion": False})
     assert compiled.asm["cubin"][:4] == b"\x7fELF"
     assert f".target sm_{architecture}" in compiled.asm["ptx"]
-    assert "fma.rn.f32" not in compiled.asm["ptx"] or name != "box_iou"
+    assert "fma.rn.f32" not in compiled.asm["ptx"] or "box_iou" not in name
 
 
 @pytest.mark.parametrize(
@@ -135,8 +176,22 @@ def test_compiles_without_a_gpu(name: str, pointer: str, architecture: int) -> N
     [
         ("box_iou", (torch.zeros(7, 5), torch.zeros(1, 4)), r"boxes1 must be \[..., N, 4\], got \[7, 5\]"),
         ("box_iou", (torch.zeros(7, 4), torch.zeros(1, 4), "yx"), "fmt must be 'xyxy', 'xywh' or 'cxcywh', got 'yx'"),
+        (
+            "box_iof",
+            (torch.zeros(7, 4), torch.zeros(6, 4), "xyxy", True),
+            r"boxes2 must be \[7, 4\] as boxes1",
+        ),
+        (
+            "complete_box_iou",
+            (torch.zeros(1, 7, 4), torch.zeros(7, 4)),
+            r"leading dimensions, got \[1, 7, 4\]",
+        ),
         ("yolo_decode", (torch.zeros(1, 20, 2, 2), torch.ones(3, 2), (64, 64)), "for the A = 3 anchors, got"),
         ("yolo_decode", (torch.zeros(1, 18, 2, 2), torch.ones(3, 2), (64, 0)), r"must be positive, got \(64, 0\)"),
+        ("yolo_decode", (torch.zeros(1, 18, 2, 2), torch.ones(3, 2), (64, 64), "tree"), "or 'logits', got 'tree'"),
+        ("yolo_grid_decode", (torch.zeros(1, 30, 1), 1, 1, (8, 8)), r"N\)\], got \[1, 30, 1\]"),
+        ("yolo_grid_decode", (torch.zeros(1, 30), 2, 1, (8, 8)), r"for S = 2 and N = 1, got \[1, 30\]"),
+        ("yolo_grid_decode", (torch.zeros(1, 30), 1, 1, (8, 8), True, "tree"), "or 'softmax', got 'tree'"),
     ],
 )
 def test_launchers_check_as_the_compiled_operators(name: str, args: tuple[Any, ...], message: str) -> None:

@@ -55,12 +55,38 @@ inline BoxFormat check_box_iou(const char* op, const Tensor& boxes1, const Tenso
   return check_box_format(op, fmt);
 }
 
+// [..., N, M] of all pairs, [..., N] of aligned ones.
+inline std::vector<int64_t> pairs_shape(const Tensor& boxes1, const Tensor& boxes2, bool aligned) {
+  std::vector<int64_t> shape(boxes1.sizes().begin(), boxes1.sizes().end() - 1);
+  if (!aligned) shape.push_back(boxes2.size(-2));
+  return shape;
+}
+
+inline BoxFormat check_box_iou_backward(const char* op, const Tensor& gradient, const Tensor& boxes1,
+                                        const Tensor& boxes2, const std::string& fmt, bool aligned) {
+  const BoxFormat format = check_box_iou(op, boxes1, boxes2, fmt, aligned);
+  const std::vector<int64_t> shape = pairs_shape(boxes1, boxes2, aligned);
+  PYDET_CHECK(std::equal(shape.begin(), shape.end(), gradient.sizes().begin(), gradient.sizes().end()), op,
+              ": the gradient must be ", aligned ? "[..., N]" : "[..., N, M]", ", got ", shape_of(gradient));
+  check_same_device(op, "the gradient", gradient, "boxes1", boxes1);
+  return format;
+}
+
 inline Reduction check_box_iou_loss(const char* op,
                                     const Tensor& boxes1,  // [..., 4]
                                     const Tensor& boxes2,  // [..., 4]
                                     const std::string& reduction) {
   check_aligned_pairs(op, boxes1, boxes2);
   return check_reduction(op, reduction);
+}
+
+inline Reduction check_box_iou_loss_backward(const char* op, const Tensor& gradient, const Tensor& boxes1,
+                                             const Tensor& boxes2, const std::string& reduction) {
+  const Reduction how = check_box_iou_loss(op, boxes1, boxes2, reduction);
+  const int64_t wanted = how == Reduction::none ? boxes1.numel() / 4 : 1;
+  PYDET_CHECK(gradient.numel() == wanted, op, ": the gradient must have ", wanted, " values, got ", shape_of(gradient));
+  check_same_device(op, "the gradient", gradient, "boxes1", boxes1);
+  return how;
 }
 
 // float64 for float64 and integer boxes, float32 for everything narrower: half precision overflows on areas.

@@ -73,7 +73,7 @@ void match_block(const AnchorBlock<T>& block, const Truth<T>* truths, int64_t co
     Rank<T> rank = 0;
     if (!plain) {
       rank = meet<false>(block, truths[g], static_cast<Rank<T>>(g), best, best_index);
-    } else if (!apart(block, truths[g].box)) {
+    } else if (!apart(block.around, truths[g].box)) {
       rank = meet<true>(block, truths[g], static_cast<Rank<T>>(g), best, best_index);
     }
     highest[g] = rank > highest[g] ? rank : highest[g];
@@ -84,6 +84,15 @@ void match_block(const AnchorBlock<T>& block, const Truth<T>* truths, int64_t co
 template <typename T>
 void mark_equal(const AnchorBlock<T>& block, const Truth<T>& truth, Rank<T> rank, Rank<T>* __restrict__ equal) {
   for (int64_t t = 0; t < kMatchBlock; ++t) equal[t] |= rank_at<false>(block, t, truth) == rank;
+}
+
+// Sets above[t] where the IoU of anchor t with the ground truth is more than the threshold; NaN is not.
+template <typename T>
+void mark_above(const AnchorBlock<T>& block, const Truth<T>& truth, T threshold, Rank<T>* __restrict__ above) {
+  for (int64_t t = 0; t < kMatchBlock; ++t) {
+    const Box<T> b{block.x1[t], block.y1[t], block.x2[t], block.y2[t]};
+    above[t] |= iou(truth.box, truth.area, b, block.area[t]) > threshold;
+  }
 }
 
 }  // namespace PYDET_LEVEL

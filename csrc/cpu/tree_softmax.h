@@ -118,9 +118,9 @@ void tree_softmax_tile(const PositionValues<const In>& logits, const int64_t* fi
 
 // The same for gradients; `scratch` has room for three tiles.
 template <typename T, typename In>
-void tree_softmax_backward_tile(const PositionValues<const In>& probabilities, const PositionValues<const In>& gradients,
-                                const int64_t* first, int64_t count, int64_t lanes, T* scratch,
-                                const PositionValues<In>& out) {
+void tree_softmax_backward_tile(const PositionValues<const In>& probabilities,
+                                const PositionValues<const In>& gradients, const int64_t* first, int64_t count,
+                                int64_t lanes, T* scratch, const PositionValues<In>& out) {
   const int64_t nodes = first[count] - first[0];
   T* own = scratch + nodes * kLanes;
   T* rows = own + nodes * kLanes;

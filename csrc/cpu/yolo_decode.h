@@ -116,18 +116,6 @@ void yolo_softmax_of_planes(const YoloHead<T>& head, const In* logits, const T* 
   }
 }
 
-// The largest of the parts, or their sum in the order that kSoftmaxParts says.
-template <bool kSum, int kHalf = kSoftmaxParts / 2, typename T>
-PYDET_HD T combined(const T (&parts)[2 * kHalf]) {
-  T halves[kHalf];
-  for (int i = 0; i < kHalf; ++i) halves[i] = kSum ? parts[i] + parts[i + kHalf] : maximum(parts[i + kHalf], parts[i]);
-  if constexpr (kHalf == 1) {
-    return halves[0];
-  } else {
-    return combined<kSum, kHalf / 2>(halves);
-  }
-}
-
 template <typename T, typename In>
 PYDET_HD T largest_of_row(const In* __restrict__ in, int64_t classes) {
   T parts[kSoftmaxParts];
@@ -138,7 +126,7 @@ PYDET_HD T largest_of_row(const In* __restrict__ in, int64_t classes) {
     for (int i = 0; i < kSoftmaxParts; ++i) parts[i] = maximum(static_cast<T>(widen(in[c + i])), parts[i]);
   }
   for (int i = 0; c + i < classes; ++i) parts[i] = maximum(static_cast<T>(widen(in[c + i])), parts[i]);
-  return combined<false>(parts);
+  return largest_part(parts);
 }
 
 // Writes e^(logit - largest); returns their sum.
@@ -163,7 +151,7 @@ PYDET_HD T exponentials_of_row(const In* __restrict__ in, T largest, int64_t cla
     }
     std::copy_n(rest, classes - c, out + c);
   }
-  return combined<true>(parts);
+  return sum_of_parts(parts);
 }
 
 // Class scores of `count` <= kYoloRows rows of the outputs whose logits are adjacent: vectors run over classes. A

@@ -1,83 +1,176 @@
-#include "../checks/box_iou.h"
-#include "cuda_utils.cuh"
+#include "box_iou.cuh"
+
+#include "../box_iou_kinds.h"
+#include "box_iou_pairs.cuh"
 
 namespace pydet {
 namespace {
 
-constexpr int kColumns = 128;  // threads of a block: one column each, so that stores of a row are contiguous
-constexpr int kRows = 16;      // rows per block: a thread loads its column once and reuses it
+constexpr int kThreads = 256;
+// In shared memory, one prepared by each thread: what a thread prepares of its columns serves an eighth of them.
+constexpr int kRowsOfTile = kThreads;
 
-template <typename T, typename In>
-__device__ Box<T> load_box(const In* boxes, int64_t i, BoxFormat format) {
-  const In* b = boxes + 4 * i;
-  return to_xyxy<T>(static_cast<T>(b[0]), static_cast<T>(b[1]), static_cast<T>(b[2]), static_cast<T>(b[3]), format);
-}
+// Of a thread: 16 bytes of the result, as many as the registers take in double.
+template <typename T>
+constexpr int kColumns = sizeof(T) == 4 ? 4 : 2;
 
-template <typename T, typename In1, typename In2, typename Out>
-__global__ void __launch_bounds__(kColumns)
-    box_iou_kernel(const In1* boxes1,  // [batch, n, 4]
-                   const In2* boxes2,  // [batch, m, 4]
-                   int64_t batch, int64_t n, int64_t m, BoxFormat format, Out* out) {  // [batch, n, m]
-  const int64_t row_blocks = (n + kRows - 1) / kRows;
-  const int64_t column = static_cast<int64_t>(blockIdx.x) * kColumns + threadIdx.x;
-  if (column >= m) return;
-  for (int64_t task = blockIdx.y; task < batch * row_blocks; task += gridDim.y) {
-    const int64_t image = task / row_blocks, first = (task % row_blocks) * kRows;
-    const int64_t last = first + kRows < n ? first + kRows : n;
-    const Box<T> b = load_box<T>(boxes2, image * m + column, format);
-    const T b_area = area(b);
-    for (int64_t row = first; row < last; ++row) {
-      const Box<T> a = load_box<T>(boxes1, image * n + row, format);  // the same for the whole block: a broadcast
-      out[(image * n + row) * m + column] = static_cast<Out>(iou(a, area(a), b, b_area));
+// The rows in shared memory with the columns of this thread, of which `left` are inside of the matrix. A warp writes
+// 512 bytes of a row at a time.
+template <IouKind kind, typename Divide, typename T, typename Out>
+__device__ void write_tile(const IouBox<T>* rows, int count, const IouBox<T> (&columns)[kColumns<T>], int64_t left,
+                           int step, IouRules<T> rules, int64_t m, Out* out) {
+  bool inside[kColumns<T>];
+#pragma unroll
+  for (int k = 0; k < kColumns<T>; ++k) inside[k] = k * step < left;
+  const int64_t stride = static_cast<int64_t>(blockDim.y) * m;
+  out += static_cast<int64_t>(threadIdx.y) * m;
+  for (int row = static_cast<int>(threadIdx.y); row < count; row += static_cast<int>(blockDim.y), out += stride) {
+    const IouBox<T> a = rows[row];
+    Out values[kColumns<T>];
+#pragma unroll
+    for (int k = 0; k < kColumns<T>; ++k) values[k] = static_cast<Out>(pair_iou<kind>(a, columns[k], rules, Divide()));
+    // Past the caches: nothing of the result is read here again.
+    if constexpr (sizeof(T) == 4) {
+      if (step == 1) {
+        if (inside[0]) __stcs(reinterpret_cast<float4*>(out), make_float4(values[0], values[1], values[2], values[3]));
+        continue;
+      }
+    }
+#pragma unroll
+    for (int k = 0; k < kColumns<T>; ++k) {
+      if (inside[k]) __stcs(out + k * step, values[k]);
     }
   }
 }
 
-template <typename T, typename In1, typename In2, typename Out>
-void box_iou_launch(const Tensor& boxes1, const Tensor& boxes2, BoxFormat format, Tensor& out, cudaStream_t stream) {
-  const int64_t n = boxes1.size(-2), m = boxes2.size(-2), batch = boxes1.numel() / (4 * n);
-  const int64_t tasks = batch * ((n + kRows - 1) / kRows);
-  const dim3 grid(static_cast<unsigned>((m + kColumns - 1) / kColumns),
-                  static_cast<unsigned>(tasks < 65535 ? tasks : 65535));
-  launch(box_iou_kernel<T, In1, In2, Out>, grid, dim3(kColumns), 0, stream, boxes1.const_data_ptr<In1>(),
-         boxes2.const_data_ptr<In2>(), batch, n, m, format, out.mutable_data_ptr<Out>());
+// Blocks of lanes x rows threads over column tiles, row tiles and images. `step` is 1 where rows of the result are
+// aligned to 16 bytes: a thread has columns that follow one another; else it is the number of lanes, so that those of a
+// warp do.
+template <IouKind kind, typename T, typename Out>
+__global__ void __launch_bounds__(kThreads, 2)
+    all_pairs_kernel(const T* boxes1,  // [batch, n, 4]
+                     const T* boxes2,  // [batch, m, 4]
+                     int64_t batch, int64_t n, int64_t m, BoxFormat format, IouRules<T> rules, int step,
+                     Out* out) {  // [batch, n, m]
+  __shared__ IouBox<T> rows[kRowsOfTile];
+  const int lane = static_cast<int>(threadIdx.x);
+  const int64_t column =
+      static_cast<int64_t>(blockIdx.x) * blockDim.x * kColumns<T> + (step == 1 ? kColumns<T> * lane : lane);
+  for (int64_t image = blockIdx.z; image < batch; image += gridDim.z) {
+    IouBox<T> columns[kColumns<T>];
+    bool regular = true;
+#pragma unroll
+    for (int k = 0; k < kColumns<T>; ++k) {
+      const int64_t j = column + k * step;
+      const Box<T> box = j < m ? load_box(boxes2, image * m + j, format) : Box<T>{0, 0, 1, 1};
+      regular = regular && is_regular(box);
+      columns[k] = to_iou_box<kind>(box);
+    }
+    for (int64_t first = static_cast<int64_t>(blockIdx.y) * kRowsOfTile; first < n;
+         first += static_cast<int64_t>(gridDim.y) * kRowsOfTile) {
+      const int count = static_cast<int>(n - first < kRowsOfTile ? n - first : kRowsOfTile);
+      const int row = static_cast<int>(threadIdx.y * blockDim.x + threadIdx.x);
+      bool all_regular = regular;
+      if (row < count) {
+        const Box<T> box = load_box(boxes1, image * n + first + row, format);
+        all_regular = all_regular && is_regular(box);
+        rows[row] = to_iou_box<kind>(box);
+      }
+      Out* const tile = out + (image * n + first) * m + column;
+      const bool fast = __syncthreads_and(all_regular);
+      if constexpr (sizeof(T) == 4) {
+        if (fast) write_tile<kind, RegularDivision>(rows, count, columns, m - column, step, rules, m, tile);
+      }
+      if (!fast) write_tile<kind, Division>(rows, count, columns, m - column, step, rules, m, tile);
+      __syncthreads();  // before the next rows take the place of these
+    }
+  }
 }
 
-Tensor box_iou_cuda(const Tensor& boxes1,  // [..., N, 4]
-                    const Tensor& boxes2,  // [..., M, 4]
-                    std::string fmt, bool aligned) {
-  const BoxFormat format = check_box_iou("box_iou", boxes1, boxes2, fmt, aligned);
-  PYDET_CHECK(!aligned, "box_iou: aligned boxes have no CUDA kernel yet");
+unsigned blocks_for(int64_t count, int64_t in_block, int64_t most) {
+  return static_cast<unsigned>(std::min<int64_t>((count + in_block - 1) / in_block, most));
+}
+
+template <IouKind kind, typename T, typename Out>
+void launch_all_pairs(const Tensor& boxes1, const Tensor& boxes2, BoxFormat format, double eps, Tensor& out,
+                      cudaStream_t stream) {
+  const int64_t n = boxes1.size(-2), m = boxes2.size(-2), batch = out.numel() / (n * m);
+  unsigned lanes = 32;
+  while (lanes > 2 && static_cast<int64_t>(lanes / 2) * kColumns<T> >= m) lanes /= 2;  // few columns: more rows instead
+  const bool vectors = sizeof(T) == 4 && m % kColumns<T> == 0;
+  const dim3 grid(blocks_for(m, lanes * kColumns<T>, 0x7fffffff), blocks_for(n, kRowsOfTile, 65535),
+                  blocks_for(batch, 1, 65535));
+  launch(all_pairs_kernel<kind, T, Out>, grid, dim3(lanes, kThreads / lanes), 0, stream, boxes1.const_data_ptr<T>(),
+         boxes2.const_data_ptr<T>(), batch, n, m, format, pairwise_rules<T>(kind, eps),
+         vectors ? 1 : static_cast<int>(lanes), out.mutable_data_ptr<Out>());
+}
+
+// One kernel a type of arithmetic: boxes, which are few beside their pairs, are brought to it first.
+Tensor box_iou_of(const char* op, IouKind kind,
+                  const Tensor& boxes1,  // [..., N, 4]
+                  const Tensor& boxes2,  // [..., M, 4], or as boxes1 where they are aligned
+                  const std::string& fmt, double eps, bool aligned) {
+  const BoxFormat format = check_box_iou(op, boxes1, boxes2, fmt, aligned);
   const DeviceGuard guard(boxes1.get_device_index());
-  // One kernel a dtype: a mixed pair is brought to what the arithmetic would use anyway.
-  const bool out_double = boxes1.scalar_type() == ScalarType::Double || boxes2.scalar_type() == ScalarType::Double;
+  const bool out_double = either_is_double(boxes1, boxes2);
   const bool in_double = computes_in_double(boxes1) || computes_in_double(boxes2);
-  const ScalarType shared_type = boxes1.scalar_type() == boxes2.scalar_type() && is_floating(boxes1.scalar_type())
-                                     ? boxes1.scalar_type()
-                                 : in_double ? ScalarType::Double
-                                             : ScalarType::Float;
-  const Tensor a = torch::stable::contiguous(torch::stable::to(boxes1, shared_type));
-  const Tensor b = torch::stable::contiguous(torch::stable::to(boxes2, shared_type));
-  std::vector<int64_t> shape(boxes1.sizes().begin(), boxes1.sizes().end());
-  shape.back() = boxes2.size(-2);
-  Tensor out = new_dense(boxes1, shape, out_double ? ScalarType::Double : ScalarType::Float);
+  Tensor out =
+      new_dense(boxes1, pairs_shape(boxes1, boxes2, aligned), out_double ? ScalarType::Double : ScalarType::Float);
   if (out.numel() == 0) return out;
   const cudaStream_t stream = current_stream(boxes1);
-  if (in_double) {
+  const ScalarType type = in_double ? ScalarType::Double : ScalarType::Float;
+  const Tensor dense1 = as_contiguous(boxes1, type), dense2 = as_contiguous(boxes2, type);
+  dispatch_kind(kind, [&](auto constant) {
+    constexpr IouKind k = decltype(constant)::value;
+    const auto run = [&](auto compute, auto result) {
+      using T = decltype(compute);
+      using Out = decltype(result);
+      if (aligned) {
+        const PairRules<T> rules{pairwise_rules<T>(k, eps), format, false};
+        launch_pairs<k, T, Out>(dense1, dense2, rules, out, stream);
+      } else {
+        launch_all_pairs<k, T, Out>(dense1, dense2, format, eps, out, stream);
+      }
+    };
     if (out_double) {
-      box_iou_launch<double, double, double, double>(a, b, format, out, stream);
+      run(double(), double());
+    } else if (in_double) {
+      run(double(), float());
     } else {
-      box_iou_launch<double, double, double, float>(a, b, format, out, stream);
+      run(float(), float());
     }
-  } else {
-    PYDET_DISPATCH_FLOATING(shared_type, "box_iou",
-                            [&] { box_iou_launch<float, scalar_t, scalar_t, float>(a, b, format, out, stream); });
-  }
+  });
   return out;
+}
+
+Tensor box_iou_cuda(const Tensor& boxes1, const Tensor& boxes2, std::string fmt, bool aligned) {
+  return box_iou_of("box_iou", IouKind::iou, boxes1, boxes2, fmt, 0, aligned);
+}
+
+Tensor generalized_box_iou_cuda(const Tensor& boxes1, const Tensor& boxes2, bool aligned) {
+  return box_iou_of("generalized_box_iou", IouKind::generalized, boxes1, boxes2, "xyxy", 0, aligned);
+}
+
+Tensor distance_box_iou_cuda(const Tensor& boxes1, const Tensor& boxes2, double eps, bool aligned) {
+  return box_iou_of("distance_box_iou", IouKind::distance, boxes1, boxes2, "xyxy", eps, aligned);
+}
+
+Tensor complete_box_iou_cuda(const Tensor& boxes1, const Tensor& boxes2, double eps, bool aligned) {
+  return box_iou_of("complete_box_iou", IouKind::complete, boxes1, boxes2, "xyxy", eps, aligned);
+}
+
+Tensor box_iof_cuda(const Tensor& boxes1, const Tensor& boxes2, std::string fmt, bool aligned) {
+  return box_iou_of("box_iof", IouKind::foreground, boxes1, boxes2, fmt, 0, aligned);
 }
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_IMPL(pydet, CUDA, m) { m.impl("box_iou", TORCH_BOX(&box_iou_cuda)); }
+STABLE_TORCH_LIBRARY_IMPL(pydet, CUDA, m) {
+  m.impl("box_iou", TORCH_BOX(&box_iou_cuda));
+  m.impl("generalized_box_iou", TORCH_BOX(&generalized_box_iou_cuda));
+  m.impl("distance_box_iou", TORCH_BOX(&distance_box_iou_cuda));
+  m.impl("complete_box_iou", TORCH_BOX(&complete_box_iou_cuda));
+  m.impl("box_iof", TORCH_BOX(&box_iof_cuda));
+}
 
 }  // namespace pydet

@@ -58,6 +58,17 @@ inline void launch(void (*kernel)(Params...), dim3 grid, dim3 block, size_t shar
   PYDET_CHECK(error == cudaSuccess, "CUDA launch failed: ", cudaGetErrorString(error));
 }
 
+// A word that other threads may write or read at the same moment: read and written whole, in L2 instead of an L1 cache
+// that would go on showing the old value. They order nothing else: that takes __threadfence and an atomic operation.
+template <typename T>
+__device__ inline T load_relaxed(const T* address) {
+  return *static_cast<const volatile T*>(address);
+}
+template <typename T>
+__device__ inline void store_relaxed(T* address, T value) {
+  *static_cast<volatile T*>(address) = value;
+}
+
 using torch::stable::accelerator::DeviceGuard;
 
 }  // namespace pydet

@@ -3,39 +3,35 @@
 #include <vector>
 
 #include "../checks/yolo_decode.h"
-#include "../math/yolo_decode.h"
 #include "cuda_utils.cuh"
+#include "yolo_scores.cuh"
 
 namespace pydet {
 namespace {
 
-constexpr int kTile = 32;  // a block decodes 32 cells of one anchor, 32 classes at a time
-constexpr int kRows = 8;   // threads of a block: 32 x 8
 constexpr int kResident = 2;  // blocks of a multiprocessor at least: asked for more, ptxas spills the float64 kernel
+constexpr int kGridRows = 16;  // boxes of YOLO's grid a block
 
-// Strides are in values, so that NCHW, channels last and crops are read as they lie.
+// YOLO's grid: classes of all cells, objectness of all boxes, boxes.
 template <typename T>
-struct YoloHead {
-  int64_t height, width, anchors, classes, image_stride, channel_stride, row_stride, column_stride;
-  T stride_x, stride_y;  // pixels of the network's input a cell
+struct YoloGrid {
+  int64_t side, num_boxes, classes, objectness_start, box_start, values;
+  YoloAxis<T> horizontal, vertical;
+  bool roots;
 };
 
-template <typename T, typename In>
-__device__ T load(const In* at) {
-  return static_cast<T>(*at);
-}
+template <typename T>
+struct YoloOutputs {
+  T *boxes, *objectness, *scores;
+};
 
-template <typename T, typename In>
+template <YoloClasses kClasses, typename T, typename In>
 __global__ void __launch_bounds__(kTile* kRows, kResident)
     yolo_decode_kernel(const In* inputs,   // [B, A * (5 + C), H, W]
                        const T* anchors,   // [A, 2]
                        YoloHead<T> head,
-                       T* boxes,       // [B, H * W * A, 4]
-                       T* objectness,  // [B, H * W * A]
-                       T* scores) {    // [B, H * W * A, C]
-  __shared__ T confidence[kTile];
-  __shared__ int64_t source[kTile];     // where each cell lies in its plane
-  __shared__ T tile[kTile][kTile + 1];  // one more: a column lies in 32 different banks
+                       YoloOutputs<T> out) {  // boxes [B, H * W * A, 4], objectness [B, H * W * A], scores [.., C]
+  __shared__ YoloTile<T> tile;
   const int64_t cells = head.height * head.width, tiles = (cells + kTile - 1) / kTile;
   // Blocks, cells of a map and anchors are counted in 32 bits: 64-bit divisions are calls, around which registers are
   // spilled.
@@ -55,86 +51,178 @@ __global__ void __launch_bounds__(kTile* kRows, kResident)
     const int64_t row = first_row + lane * head.anchors;
     const In* in = channels + offset;
     if (thread_row == 0) {
-      source[lane] = offset;
-      confidence[lane] = sigmoid(load<T>(in + 4 * head.channel_stride));
-      objectness[row] = confidence[lane];
+      tile.source[lane] = offset;
+      tile.confidence[lane] = sigmoid(load<T>(in + 4 * head.channel_stride));
+      out.objectness[row] = tile.confidence[lane];
     } else {
+      const T scale_x = head.anchors_in_cells ? head.stride_x : T(1);
+      const T scale_y = head.anchors_in_cells ? head.stride_y : T(1);
       const Box<T> b = yolo_box(load<T>(in), load<T>(in + head.channel_stride), load<T>(in + 2 * head.channel_stride),
                                 load<T>(in + 3 * head.channel_stride), static_cast<T>(x), static_cast<T>(y),
-                                YoloAxis<T>{head.stride_x, anchors[2 * anchor]},
-                                YoloAxis<T>{head.stride_y, anchors[2 * anchor + 1]});
-      boxes[4 * row] = b.x1;
-      boxes[4 * row + 1] = b.y1;
-      boxes[4 * row + 2] = b.x2;
-      boxes[4 * row + 3] = b.y2;
+                                YoloAxis<T>{head.stride_x, anchors[2 * anchor] * scale_x},
+                                YoloAxis<T>{head.stride_y, anchors[2 * anchor + 1] * scale_y});
+      store_box(b, out.boxes, row);
     }
   }
   __syncthreads();
 
   const In* logits = channels + 5 * head.channel_stride;
-  T* out = scores + first_row * head.classes;
+  if constexpr (kClasses == YoloClasses::softmax) softmax_of_tile(head, logits, count, tile);
+  T* scores = out.scores + first_row * head.classes;
   const int64_t out_stride = head.anchors * head.classes;
   for (int64_t first_class = 0; first_class < head.classes; first_class += kTile) {
     const int labels = static_cast<int>(head.classes - first_class < kTile ? head.classes - first_class : kTile);
     if (head.channel_stride == 1) {  // read along the classes, as they are written
       for (int i = thread_row; i < count && lane < labels; i += kRows) {
-        const T logit = load<T>(logits + source[i] + first_class + lane);
-        out[i * out_stride + first_class + lane] = scaled_sigmoid(confidence[i], logit);
+        const T logit = load<T>(logits + tile.source[i] + first_class + lane);
+        scores[i * out_stride + first_class + lane] = tile.template score<kClasses>(i, logit);
       }
       continue;
     }
     for (int i = thread_row; i < labels && lane < count; i += kRows) {  // read along the cells
-      tile[i][lane] =
-          scaled_sigmoid(confidence[lane], load<T>(logits + source[lane] + (first_class + i) * head.channel_stride));
+      const T logit = load<T>(logits + tile.source[lane] + (first_class + i) * head.channel_stride);
+      tile.exchanged[i][lane] = tile.template score<kClasses>(lane, logit);
     }
     __syncthreads();
     for (int i = thread_row; i < count && lane < labels; i += kRows) {  // write along the classes
-      out[i * out_stride + first_class + lane] = tile[lane][i];
+      scores[i * out_stride + first_class + lane] = tile.exchanged[lane][i];
     }
     __syncthreads();
   }
 }
 
+// Half a warp a box: its classes are read and written along the lanes, lane i takes part i of a softmax.
+template <YoloClasses kClasses, typename T, typename In>
+__global__ void __launch_bounds__(kSoftmaxParts* kGridRows)
+    yolo_grid_decode_kernel(const In* inputs,  // [B, S * S * (C + 5 * N)]
+                            unsigned rows,  // B * S * S * N
+                            YoloGrid<T> grid,
+                            YoloOutputs<T> out) {  // boxes [B, S * S * N, 4], objectness [B, S * S * N], scores [.., C]
+  __shared__ T parts[kSoftmaxParts][kGridRows + 1];
+  const int part = static_cast<int>(threadIdx.x), local = static_cast<int>(threadIdx.y);
+  const unsigned row = blockIdx.x * kGridRows + threadIdx.y;
+  const bool active = row < rows;
+  const unsigned num_boxes = static_cast<unsigned>(grid.num_boxes), side = static_cast<unsigned>(grid.side);
+  const unsigned in_image = side * side * num_boxes, box = row % in_image, cell = box / num_boxes;
+  const In* image = inputs + row / in_image * grid.values;
+  const In* logits = image + cell * grid.classes;
+  const T objectness = active ? load<T>(image + grid.objectness_start + box) : T(0);
+  if (active && part == 0) {
+    const In* in = image + grid.box_start + 4 * static_cast<int64_t>(box);
+    store_box(yolo_grid_box(load<T>(in), load<T>(in + 1), load<T>(in + 2), load<T>(in + 3), static_cast<T>(cell % side),
+                            static_cast<T>(cell / side), grid.horizontal, grid.vertical, grid.roots),
+              out.boxes, row);
+    out.objectness[row] = objectness;
+  }
+  T confidence = objectness, largest = T(0);
+  if constexpr (kClasses == YoloClasses::softmax) {
+    if (active) parts[part][local] = largest_of_part<T>(logits, part, grid.classes, 1);
+    __syncthreads();
+    if (active) largest = largest_part(Parts<T>(parts, local).values);
+    __syncthreads();
+    if (active) parts[part][local] = sum_of_part<T>(logits, largest, part, grid.classes, 1);
+    __syncthreads();
+    if (active) confidence = objectness / sum_of_parts(Parts<T>(parts, local).values);
+  }
+  for (int64_t c = part; active && c < grid.classes; c += kSoftmaxParts) {
+    const T logit = load<T>(logits + c);
+    T* to = out.scores + row * grid.classes + c;
+    if constexpr (kClasses == YoloClasses::softmax) {
+      *to = softmax_score(confidence, largest, logit);
+    } else {
+      *to = yolo_score<kClasses>(confidence, logit);
+    }
+  }
+}
+
+// boxes [B, rows, 4], objectness [B, rows], scores [B, rows, C]
+std::tuple<Tensor, Tensor, Tensor> new_outputs(const Tensor& inputs, int64_t rows, int64_t classes) {
+  const int64_t batch = inputs.size(0);
+  const ScalarType dtype = inputs.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
+  return {new_dense(inputs, {batch, rows, 4}, dtype), new_dense(inputs, {batch, rows}, dtype),
+          new_dense(inputs, {batch, rows, classes}, dtype)};
+}
+
+template <typename T>
+YoloOutputs<T> data_of(const std::tuple<Tensor, Tensor, Tensor>& out) {
+  return {std::get<0>(out).mutable_data_ptr<T>(), std::get<1>(out).mutable_data_ptr<T>(),
+          std::get<2>(out).mutable_data_ptr<T>()};
+}
+
 std::tuple<Tensor, Tensor, Tensor> yolo_decode_cuda(const Tensor& inputs,  // [B, A * (5 + C), H, W]
                                                     const Tensor& anchors,  // [A, 2]
-                                                    std::vector<int64_t> image_size) {
-  check_yolo_decode(inputs, anchors, image_size);
+                                                    std::vector<int64_t> image_size, std::string classes,
+                                                    bool anchors_in_cells) {
+  const YoloClasses kind = check_yolo_decode(inputs, anchors, image_size, classes);
   const DeviceGuard guard(inputs.get_device_index());
   const int64_t batch = inputs.size(0), height = inputs.size(2), width = inputs.size(3), count = anchors.size(0);
-  const int64_t rows = height * width * count, classes = inputs.size(1) / count - 5;
-  const ScalarType dtype = inputs.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
-  Tensor boxes = new_dense(inputs, {batch, rows, 4}, dtype);
-  Tensor objectness = new_dense(inputs, {batch, rows}, dtype);
-  Tensor scores = new_dense(inputs, {batch, rows, classes}, dtype);
+  const int64_t num_classes = inputs.size(1) / count - 5;
+  const auto out = new_outputs(inputs, height * width * count, num_classes);
   PYDET_CHECK(height * width < int64_t{1} << 31, "yolo_decode: inputs must have fewer than 2^31 cells, got ",
               shape_of(inputs));
   const int64_t blocks = batch * count * ((height * width + kTile - 1) / kTile);
-  if (blocks == 0) return {boxes, objectness, scores};
-  const Tensor sizes = as_contiguous(anchors, dtype);
+  if (blocks == 0) return out;
+  const Tensor sizes = as_contiguous(anchors, std::get<0>(out).scalar_type());
   const cudaStream_t stream = current_stream(inputs);
   PYDET_DISPATCH_FLOATING(inputs.scalar_type(), "yolo_decode", [&] {
-    using compute_t = std::conditional_t<std::is_same_v<scalar_t, double>, double, float>;
-    const YoloHead<compute_t> head{
-        height,
-        width,
-        count,
-        classes,
-        inputs.stride(0),
-        inputs.stride(1),
-        inputs.stride(2),
-        inputs.stride(3),
-        static_cast<compute_t>(static_cast<double>(image_size[1]) / static_cast<double>(width)),
-        static_cast<compute_t>(static_cast<double>(image_size[0]) / static_cast<double>(height))};
-    launch(yolo_decode_kernel<compute_t, scalar_t>, dim3(static_cast<unsigned>(blocks)), dim3(kTile, kRows), 0, stream,
-           inputs.const_data_ptr<scalar_t>(), sizes.const_data_ptr<compute_t>(), head,
-           boxes.mutable_data_ptr<compute_t>(), objectness.mutable_data_ptr<compute_t>(),
-           scores.mutable_data_ptr<compute_t>());
+    using T = std::conditional_t<std::is_same_v<scalar_t, double>, double, float>;
+    const YoloHead<T> head{height,
+                           width,
+                           count,
+                           num_classes,
+                           inputs.stride(0),
+                           inputs.stride(1),
+                           inputs.stride(2),
+                           inputs.stride(3),
+                           static_cast<T>(static_cast<double>(image_size[1]) / static_cast<double>(width)),
+                           static_cast<T>(static_cast<double>(image_size[0]) / static_cast<double>(height)),
+                           anchors_in_cells};
+    const auto kernel = kind == YoloClasses::sigmoid   ? yolo_decode_kernel<YoloClasses::sigmoid, T, scalar_t>
+                        : kind == YoloClasses::softmax ? yolo_decode_kernel<YoloClasses::softmax, T, scalar_t>
+                                                       : yolo_decode_kernel<YoloClasses::logits, T, scalar_t>;
+    launch(kernel, dim3(static_cast<unsigned>(blocks)), dim3(kTile, kRows), 0, stream,
+           inputs.const_data_ptr<scalar_t>(), sizes.const_data_ptr<T>(), head, data_of<T>(out));
   });
-  return {boxes, objectness, scores};
+  return out;
+}
+
+std::tuple<Tensor, Tensor, Tensor> yolo_grid_decode_cuda(const Tensor& inputs,  // [B, S * S * (C + 5 * N)]
+                                                         int64_t side, int64_t num_boxes,
+                                                         std::vector<int64_t> image_size, bool roots,
+                                                         std::string classes) {
+  const YoloClasses kind = check_yolo_grid_decode(inputs, side, num_boxes, image_size, classes);
+  const DeviceGuard guard(inputs.get_device_index());
+  const int64_t cells = side * side, num_classes = inputs.size(1) / cells - 5 * num_boxes;
+  const auto out = new_outputs(inputs, cells * num_boxes, num_classes);
+  const int64_t rows = inputs.size(0) * cells * num_boxes;
+  PYDET_CHECK(rows < int64_t{1} << 31, "yolo_grid_decode: inputs must have fewer than 2^31 boxes, got ", rows);
+  if (rows == 0) return out;
+  const Tensor dense = torch::stable::contiguous(inputs);
+  const cudaStream_t stream = current_stream(inputs);
+  PYDET_DISPATCH_FLOATING(inputs.scalar_type(), "yolo_grid_decode", [&] {
+    using T = std::conditional_t<std::is_same_v<scalar_t, double>, double, float>;
+    const YoloGrid<T> grid{side,
+                           num_boxes,
+                           num_classes,
+                           cells * num_classes,
+                           cells * (num_classes + num_boxes),
+                           inputs.size(1),
+                           yolo_grid_axis<T>(image_size[1], side),
+                           yolo_grid_axis<T>(image_size[0], side),
+                           roots};
+    const auto kernel = kind == YoloClasses::linear ? yolo_grid_decode_kernel<YoloClasses::linear, T, scalar_t>
+                                                    : yolo_grid_decode_kernel<YoloClasses::softmax, T, scalar_t>;
+    launch(kernel, dim3(static_cast<unsigned>((rows + kGridRows - 1) / kGridRows)), dim3(kSoftmaxParts, kGridRows), 0,
+           stream, dense.const_data_ptr<scalar_t>(), static_cast<unsigned>(rows), grid, data_of<T>(out));
+  });
+  return out;
 }
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_IMPL(pydet, CUDA, m) { m.impl("yolo_decode", TORCH_BOX(&yolo_decode_cuda)); }
+STABLE_TORCH_LIBRARY_IMPL(pydet, CUDA, m) {
+  m.impl("yolo_decode", TORCH_BOX(&yolo_decode_cuda));
+  m.impl("yolo_grid_decode", TORCH_BOX(&yolo_grid_decode_cuda));
+}
 
 }  // namespace pydet

@@ -39,10 +39,19 @@ PYDET_HD T intersection(Box<T> a, Box<T> b) {
   return w * h;
 }
 
+// The same where no area is NaN, else anything: for those whose result is NaN then. A corner that is NaN has such an
+// area, and so has a box of an extent that is inf - inf.
+template <typename T>
+PYDET_HD T intersection_by_areas(Box<T> a, Box<T> b) {
+  const T w = smaller(a.x2, b.x2) - larger(a.x1, b.x1);
+  const T h = smaller(a.y2, b.y2) - larger(a.y1, b.y1);
+  return larger(T(0), w) * larger(T(0), h);
+}
+
 // NaN where the union is 0 and nothing overlaps.
 template <typename T>
 PYDET_HD T iou(Box<T> a, T area_a, Box<T> b, T area_b) {
-  const T overlap = intersection(a, b);
+  const T overlap = intersection_by_areas(a, b);
   return overlap / (area_a + area_b - overlap);
 }
 

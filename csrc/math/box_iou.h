@@ -29,17 +29,17 @@ struct IouRules {
   T least_extent;                     // of the hull: 0, or -inf where it is not clamped
 };
 
-// Width and height of the smallest box around both.
 template <typename T>
 struct Extent {
   T width, height;
 };
 
+// Of the smallest box around both; where an area is NaN, anything.
 template <typename T>
 PYDET_HD Extent<T> hull(Box<T> a, Box<T> b, T least) {
-  const T width = maximum(a.x2, b.x2) - minimum(a.x1, b.x1);
-  const T height = maximum(a.y2, b.y2) - minimum(a.y1, b.y1);
-  return {width < least ? least : width, height < least ? least : height};
+  const T width = larger(a.x2, b.x2) - smaller(a.x1, b.x1);
+  const T height = larger(a.y2, b.y2) - smaller(a.y1, b.y1);
+  return {larger(least, width), larger(least, height)};
 }
 
 // From the centre of b to the centre of a.
@@ -50,17 +50,17 @@ PYDET_HD Extent<T> between_centres(Box<T> a, Box<T> b) {
 
 constexpr double kAspectScale = 0.40528473456935108578;  // 4 / pi^2: v of CIoU lies between 0 and 1
 
-template <IouKind kind, typename T>
-PYDET_HD T pair_iou(const IouBox<T>& a, const IouBox<T>& b, const IouRules<T>& rules) {
-  const T overlap = intersection(a.box, b.box);
-  if constexpr (kind == IouKind::foreground) return overlap / a.area;
+template <IouKind kind, typename T, typename Divide = Division>
+PYDET_HD T pair_iou(const IouBox<T>& a, const IouBox<T>& b, const IouRules<T>& rules, Divide divide = {}) {
+  if constexpr (kind == IouKind::foreground) return divide(intersection(a.box, b.box), a.area);
+  const T overlap = intersection_by_areas(a.box, b.box);
   const T joint = a.area + b.area - overlap;
-  if constexpr (kind == IouKind::iou) return overlap / joint;
-  const T iou = overlap / (joint + rules.union_eps);
+  if constexpr (kind == IouKind::iou) return divide(overlap, joint);
+  const T iou = divide(overlap, joint + rules.union_eps);
   const Extent<T> around = hull(a.box, b.box, rules.least_extent);
   if constexpr (kind == IouKind::generalized) {
     const T hull_area = around.width * around.height;
-    return iou - (hull_area - joint) / (hull_area + rules.hull_eps);
+    return iou - divide(hull_area - joint, hull_area + rules.hull_eps);
   }
   const Extent<T> apart = between_centres(a.box, b.box);
   const T diagonal = around.width * around.width + around.height * around.height + rules.hull_eps;

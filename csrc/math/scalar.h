@@ -25,6 +25,32 @@ PYDET_HD T minimum(T a, T b) {
   return a < b ? a : b;
 }
 
+// The same where it does not matter which number survives a NaN: a GPU has these as one instruction.
+template <typename T>
+PYDET_HD T larger(T a, T b) {
+#if defined(__CUDA_ARCH__)
+  return fmax(a, b);
+#else
+  return maximum(a, b);
+#endif
+}
+template <typename T>
+PYDET_HD T smaller(T a, T b) {
+#if defined(__CUDA_ARCH__)
+  return fmin(a, b);
+#else
+  return minimum(a, b);
+#endif
+}
+
+// For functions that are told how to divide.
+struct Division {
+  template <typename T>
+  PYDET_HD T operator()(T a, T b) const {
+    return a / b;
+  }
+};
+
 PYDET_HD uint32_t bits_of(float x) {
   uint32_t bits;
   memcpy(&bits, &x, sizeof(bits));

@@ -1,6 +1,8 @@
 // Soft-NMS.
 #pragma once
 
+#include <limits>
+
 #include "box.h"
 
 namespace pydet {
@@ -14,6 +16,12 @@ struct SoftNmsRule {
   T iou_threshold, sigma, min_score;
   T offset;  // 1 where x2 and y2 are the last pixel of a box, 0 where they are its edge
 };
+
+// NaN is picked first, with what is infinite.
+template <typename T>
+PYDET_HD T rank_of_score(T score) {
+  return score == score ? score : std::numeric_limits<T>::infinity();
+}
 
 template <typename T>
 PYDET_HD T soft_nms_area(Box<T> b, T offset) {

@@ -12,6 +12,28 @@ enum class YoloClasses : int { sigmoid, softmax, logits, linear };
 // bits from every kernel. Then part i takes part i + 8, i + 4, i + 2 and i + 1.
 constexpr int kSoftmaxParts = 16;
 
+template <int kHalf = kSoftmaxParts / 2, typename T>
+PYDET_HD T sum_of_parts(const T (&parts)[2 * kHalf]) {
+  T halves[kHalf];
+  for (int i = 0; i < kHalf; ++i) halves[i] = parts[i] + parts[i + kHalf];
+  if constexpr (kHalf == 1) {
+    return halves[0];
+  } else {
+    return sum_of_parts<kHalf / 2>(halves);
+  }
+}
+
+template <int kHalf = kSoftmaxParts / 2, typename T>
+PYDET_HD T largest_part(const T (&parts)[2 * kHalf]) {
+  T halves[kHalf];
+  for (int i = 0; i < kHalf; ++i) halves[i] = maximum(parts[i + kHalf], parts[i]);
+  if constexpr (kHalf == 1) {
+    return halves[0];
+  } else {
+    return largest_part<kHalf / 2>(halves);
+  }
+}
+
 // One axis of the grid of a YOLO head: `stride` pixels a cell, and the extent of an anchor, or of the picture where
 // there are no anchors, in pixels.
 template <typename T>
@@ -41,6 +63,11 @@ PYDET_HD Box<T> yolo_grid_box(T px, T py, T pw, T ph, T column, T row, YoloAxis<
   const T y = (row + py) * vertical.stride;
   const T width = roots ? pw * pw : pw, height = roots ? ph * ph : ph;
   return box_around(x, y, T(0.5) * width * horizontal.extent, T(0.5) * height * vertical.extent);
+}
+
+template <typename T>
+PYDET_HD YoloAxis<T> yolo_grid_axis(int64_t pixels, int64_t side) {
+  return {static_cast<T>(static_cast<double>(pixels) / static_cast<double>(side)), static_cast<T>(pixels)};
 }
 
 // The score of one class, where it does not depend on the others.

@@ -19,6 +19,7 @@ from pydet.models.darknet.weights import FUSED, WeightsError
 from pydet.models.detection import DetectionModel
 from pydet.models.registry import MODELS, Definition
 from pydet.models.torchvision import check_tensors
+from pydet.wordtree import WordTree
 
 # One entry that holds all of it as JSON: safetensors writes several in random order, and a file made twice from the
 # same network is to have the same bytes.
@@ -49,11 +50,14 @@ def save_checkpoint(
         if not kept.isfinite().all() and tensor.isfinite().all():
             raise WeightsError(f"{path}: {name} has numbers that {dtype} cannot hold; save as torch.float32")
         tensors[name] = kept
-    metadata = {"format": FORMAT, "class_names": network.class_names, "sources": dict(sources or {})}
+    metadata: dict[str, Any] = {"format": FORMAT}
+    metadata |= {"cfg": format_cfg(network.sections)} if isinstance(network, Darknet) else {"model": network.name}
+    metadata["class_names"] = network.class_names
     if isinstance(network, Darknet):
-        metadata |= {"cfg": format_cfg(network.sections), "weights_header": network.weights_header}
-    else:
-        metadata["model"] = network.name
+        metadata["weights_header"] = network.weights_header
+        if network.tree is not None:
+            metadata["tree"] = network.tree.text()
+    metadata["sources"] = dict(sources or {})
     path = Path(path)
     unfinished = path.with_name(path.name + ".part")
     unfinished.write_bytes(save(tensors, metadata={METADATA_KEY: json.dumps(metadata, ensure_ascii=False)}))
@@ -75,13 +79,16 @@ def load_checkpoint(
     """
     metadata, tensors = _read(path)
     names = metadata["class_names"] if class_names is None else class_names
+    tree = WordTree.parse(metadata["tree"], f"{path} (its tree)") if "tree" in metadata else None
     with torch.device("meta"):
         if "model" in metadata:
             network: DetectionModel = _definition(path, metadata["model"]).build(names, image_size)
         elif sections is None:
-            network = Darknet(parse_cfg(metadata["cfg"], source=f"{path} (its cfg)"), image_size, names, batch_norm)
+            network = Darknet(
+                parse_cfg(metadata["cfg"], source=f"{path} (its cfg)"), image_size, names, batch_norm, tree
+            )
         else:
-            network = Darknet(sections, image_size, class_names, batch_norm)
+            network = Darknet(sections, image_size, class_names, batch_norm, tree)
     check_tensors(path, tensors, network.state_dict(), "the model" if "model" in metadata else "the cfg")
     network.load_state_dict({name: _restored(tensor) for name, tensor in tensors.items()}, assign=True)
     if isinstance(network, Darknet):

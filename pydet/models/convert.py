@@ -8,22 +8,33 @@ from pathlib import Path
 
 import torch
 
-from pydet.models import MODELS, load
+from pydet.models import MODELS, Darknet, load, save_weights
 from pydet.models.checkpoint import save_checkpoint
 
 
 def convert(cfg: str, weights: str, output: str, names: str | None = None, half: bool = True) -> dict[str, str]:
-    """Writes the checkpoint; returns the SHA-256 of what it was made from, which the checkpoint also carries.
+    """Writes a checkpoint, or Darknet's weights; returns the SHA-256 of what it was made from.
+
+    A checkpoint carries these too, and says itself what network it is for.
 
     Args:
         cfg: A cfg file, or the name of a definition such as "yolov3-tiny".
+        output: A `.safetensors` file, or `.weights` for Darknet.
         names: File with a class name on each line.
         half: Convolutions in float16.
     """
     model, own_cfg = (cfg, None) if cfg in MODELS else ("", cfg)
+    suffix = Path(output).suffix.lower()
+    if suffix not in (".safetensors", ".weights"):
+        raise ValueError(f"convert: the output must be a .safetensors or .weights file, got {output!r}")
     network = load(model, weights, own_cfg, class_names=names, fuse=False)
     files = [Path(weights)] + ([] if cfg in MODELS else [Path(cfg)])
     sources = {file.name: "sha256:" + hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+    if suffix == ".weights":
+        if not isinstance(network, Darknet):
+            raise ValueError(f"convert: {output}: only Darknet's networks have .weights, {network.name} is none")
+        save_weights(network, output)
+        return sources
     save_checkpoint(network, output, torch.float16 if half else torch.float32, sources)
     return sources
 

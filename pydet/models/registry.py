@@ -12,10 +12,14 @@ from pydet.models.darknet import Darknet, Section
 from pydet.models.detection import DetectionModel
 from pydet.models.retinanet import RetinaNet
 from pydet.models.ssd import SSD
+from pydet.models.yolov1 import yolov1, yolov1_paper, yolov1_tiny
+from pydet.models.yolov2 import yolo9000, yolov2, yolov2_tiny, yolov2_tiny_voc, yolov2_voc
 from pydet.models.yolov3 import yolov3, yolov3_spp, yolov3_tiny
 
 ASSETS = Path(__file__).parent.parent / "assets"
 
+YOLO_PAPER = "Redmon et al. 2016, You Only Look Once: Unified, Real-Time Object Detection"
+YOLO9000_PAPER = "Redmon and Farhadi 2017, YOLO9000: Better, Faster, Stronger"
 YOLOV3_PAPER = "Redmon and Farhadi 2018, YOLOv3: An Incremental Improvement"
 SSD_PAPER = "Liu et al. 2016, SSD: Single Shot MultiBox Detector"
 RETINANET_PAPER = "Lin et al. 2017, Focal Loss for Dense Object Detection"
@@ -63,6 +67,19 @@ class Definition:
     def class_names(self) -> list[str]:
         return read_lines(ASSETS / self.names)
 
+    def facts(self) -> list[tuple[str, str]]:
+        """What there is to know without building it: names and values."""
+        height, width = self.image_size
+        weights = self.weights
+        return [
+            ("model", self.name),
+            ("paper", self.paper),
+            ("input", f"{height} x {width}"),
+            ("labels", f"{len(self.class_names()):,}: {', '.join(self.class_names()[:5])}, ..."),
+            ("weights", str(weights) if weights else "nobody is known to publish any"),
+            ("SHA-256", (weights.sha256 if weights else "") or "not known"),
+        ]
+
     def build(
         self, class_names: Sequence[str] | None = None, image_size: tuple[int, int] | None = None
     ) -> DetectionModel:
@@ -104,9 +121,19 @@ class TorchvisionDefinition(Definition):
         return network
 
 
-def _yolov3(name: str, sections: Callable[..., list[Section]], size: int, nbytes: int, sha256: str = "") -> Definition:
-    weights = Published(f"{name}.weights", "https://pjreddie.com/darknet/yolo/", nbytes, sha256)
-    return DarknetDefinition(name, YOLOV3_PAPER, (size, size), "coco.names", weights, sections=sections)
+def _darknet(
+    name: str,
+    paper: str,
+    sections: Callable[..., list[Section]],
+    size: int,
+    names: str,
+    nbytes: int | None = None,
+    sha256: str = "",
+) -> Definition:
+    """`nbytes`: of the author's weights; None where there are none."""
+    page = "https://pjreddie.com/darknet/" + ("yolov1/" if paper == YOLO_PAPER else "yolo/")
+    weights = Published(f"{name}.weights", page, nbytes, sha256) if nbytes else None
+    return DarknetDefinition(name, paper, (size, size), names, weights, sections=sections)
 
 
 def _ssd(size: int, weights: Published | None) -> Definition:
@@ -121,7 +148,7 @@ def _retinanet(name: str, weights: Published | None, **options: Any) -> Definiti
 
 def _torchvision(file: str) -> Published:
     """The names of torchvision's files end with the first eight digits of their SHA-256."""
-    return Published(file, f"https://download.pytorch.org/models/{file}", sha256=Path(file).stem.rpartition("-")[2])
+    return Published(file, "https://download.pytorch.org/models/", sha256=Path(file).stem.rpartition("-")[2])
 
 
 TINY_SHA256 = "dccea06f59b781ec1234ddf8d1e94b9519a97f4245748a7d4db75d5b7080a42c"
@@ -132,9 +159,17 @@ _DEFINITIONS = (
     _retinanet("retinanet-resnet101", None, depth=101),
     _ssd(300, _torchvision("ssd300_vgg16_coco-b556d3b4.pth")),
     _ssd(512, None),
-    _yolov3("yolov3", yolov3, 608, 248_007_048),
-    _yolov3("yolov3-spp", yolov3_spp, 608, 252_209_544),
-    _yolov3("yolov3-tiny", yolov3_tiny, 416, 35_434_956, TINY_SHA256),
+    _darknet("yolov1", YOLO_PAPER, yolov1, 448, "voc.names", 789_312_988),
+    _darknet("yolov1-paper", YOLO_PAPER, yolov1_paper, 448, "voc.names"),
+    _darknet("yolov1-tiny", YOLO_PAPER, yolov1_tiny, 448, "voc.names", 108_399_816),
+    _darknet("yolov2", YOLO9000_PAPER, yolov2, 608, "coco.names", 203_934_260),
+    _darknet("yolov2-tiny", YOLO9000_PAPER, yolov2_tiny, 416, "coco.names", 44_948_596),
+    _darknet("yolov2-tiny-voc", YOLO9000_PAPER, yolov2_tiny_voc, 416, "voc.names", 63_471_556),
+    _darknet("yolov2-voc", YOLO9000_PAPER, yolov2_voc, 416, "voc.names", 202_704_260),
+    _darknet("yolo9000", YOLO9000_PAPER, yolo9000, 544, "9k.names", 195_230_020),
+    _darknet("yolov3", YOLOV3_PAPER, yolov3, 608, "coco.names", 248_007_048),
+    _darknet("yolov3-spp", YOLOV3_PAPER, yolov3_spp, 608, "coco.names", 252_209_544),
+    _darknet("yolov3-tiny", YOLOV3_PAPER, yolov3_tiny, 416, "coco.names", 35_434_956, TINY_SHA256),
 )
 MODELS: dict[str, Definition] = {definition.name: definition for definition in _DEFINITIONS}
 

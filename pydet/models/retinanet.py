@@ -23,7 +23,7 @@ from pydet.preprocess import normalize, short_side
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, as the backbone's
 PRIOR = 0.01  # section 3.3: the probability of an object at the start of training
-SIZES = (32, 64, 128, 256, 512)  # of the smallest square anchor of P3 ... P7, in pixels
+SIDES = [retinanet_sides(size) for size in (32, 64, 128, 256, 512)]  # of the anchors of P3 ... P7, in pixels
 ANCHORS_A_CELL = 9
 BOX_WEIGHTS = [1.0, 1.0, 1.0, 1.0]
 NO_SUPPRESSION = 2.0  # no IoU is above it
@@ -139,8 +139,8 @@ class RetinaNet(DetectionModel):
         levels = self.backbone(x)
         grids = [(level.shape[-2], level.shape[-1]) for level in levels]
         anchors = [
-            grid_anchors(retinanet_sides(size), grid, (x.shape[-2] // grid[0], x.shape[-1] // grid[1])).to(x.device)
-            for size, grid in zip(SIZES, grids, strict=True)
+            grid_anchors(sides, grid, (x.shape[-2] // grid[0], x.shape[-1] // grid[1])).to(x.device)
+            for sides, grid in zip(SIDES, grids, strict=True)
         ]
         return *self.head(levels), anchors
 

@@ -6,10 +6,11 @@ checkpoint carries is the same thing; `Darknet(yolov3())` makes it a network.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import TypeAlias
 
 from pydet.models.darknet.cfg import Section
+from pydet.models.darknet.sections import convolution, joined, maxpool, net, route, section, shortcut, upsample
 
 Anchors: TypeAlias = Sequence[tuple[float, float]]  # width and height in pixels of the network's input
 Masks: TypeAlias = Sequence[Sequence[int]]  # for each head, coarse to fine, the indices of its anchors
@@ -107,45 +108,8 @@ def head(filters: int, num_classes: int, anchors: Anchors, mask: Sequence[int]) 
     return [convolution(filters, 3), prediction, yolo(num_classes, anchors, mask)]
 
 
-def net(image_size: tuple[int, int]) -> Section:
-    height, width = image_size
-    return _section("net", batch=1, subdivisions=1, width=width, height=height, channels=3)
-
-
-def convolution(
-    filters: int, size: int, stride: int = 1, activation: str = "leaky", batch_normalize: bool = True
-) -> Section:
-    normalize = {"batch_normalize": 1} if batch_normalize else {}
-    shape = {"filters": filters, "size": size, "stride": stride, "pad": 1}
-    return _section("convolutional", **normalize, **shape, activation=activation)
-
-
-def maxpool(size: int, stride: int = 1) -> Section:
-    return _section("maxpool", size=size, stride=stride)
-
-
-def upsample(stride: int) -> Section:
-    return _section("upsample", stride=stride)
-
-
-def route(*layers: int) -> Section:
-    return _section("route", layers=_joined(layers))
-
-
-def shortcut(origin: int) -> Section:
-    return _section("shortcut", **{"from": origin}, activation="linear")
-
-
 def yolo(num_classes: int, anchors: Anchors, mask: Sequence[int]) -> Section:
     """The detection layer, with the training settings of the published networks."""
-    sizes = _joined(number for anchor in anchors for number in anchor)
+    sizes = joined(number for anchor in anchors for number in anchor)
     training = {"jitter": ".3", "ignore_thresh": ".7", "truth_thresh": 1, "random": 1}
-    return _section("yolo", mask=_joined(mask), anchors=sizes, classes=num_classes, num=len(anchors), **training)
-
-
-def _joined(numbers: Iterable[float]) -> str:
-    return ",".join(f"{number:.9g}" for number in numbers)
-
-
-def _section(name: str, **options: object) -> Section:
-    return Section(name, {key: str(value) for key, value in options.items()})
+    return section("yolo", mask=joined(mask), anchors=sizes, classes=num_classes, num=len(anchors), **training)

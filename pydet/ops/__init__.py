@@ -4,6 +4,7 @@ Replacing `from torchvision.ops import nms` by `from pydet.ops import nms` is th
 """
 
 from pydet.ops._backend import OPERATORS, backend_of, set_backend
+from pydet.ops.anchor_kmeans import anchor_elbow, anchor_kmeans
 from pydet.ops.batched_nms import batched_nms
 from pydet.ops.bbox_overlaps import bbox_overlaps
 from pydet.ops.box_iou import box_iof, box_iou, complete_box_iou, distance_box_iou, generalized_box_iou
@@ -13,6 +14,7 @@ from pydet.ops.decode_boxes import decode_boxes
 from pydet.ops.encode_boxes import encode_boxes
 from pydet.ops.hard_negative_mining import hard_negative_mining
 from pydet.ops.match_anchors import match_anchors
+from pydet.ops.match_cells import match_cells
 from pydet.ops.multiclass_nms import multiclass_nms
 from pydet.ops.nms import nms
 from pydet.ops.sigmoid_focal_loss import sigmoid_focal_loss
@@ -24,6 +26,8 @@ from pydet.ops.yolo_decode import yolo_decode, yolo_grid_decode
 
 __all__ = [
     "OPERATORS",
+    "anchor_elbow",
+    "anchor_kmeans",
     "backend_of",
     "batched_nms",
     "bbox_overlaps",
@@ -42,6 +46,7 @@ __all__ = [
     "generalized_box_iou_loss",
     "hard_negative_mining",
     "match_anchors",
+    "match_cells",
     "multiclass_nms",
     "nms",
     "remove_small_boxes",

@@ -25,13 +25,17 @@ def _has_kernel(name: str, key: str) -> bool:
 
 def _triton_operator(name: str) -> Any | None:
     """Launcher of the Triton kernel of the same name, or None where there is no kernel or no triton."""
-    module = f"pydet.triton_kernels.{name}"
-    if importlib.util.find_spec("triton") is None or importlib.util.find_spec(module) is None:
+    if importlib.util.find_spec("triton") is None:
         return None
-    return getattr(importlib.import_module(module), name)
+    family = getattr(reference, name).__module__.rpartition(".")[2]  # its members may share a file
+    for module in (f"pydet.triton_kernels.{name}", f"pydet.triton_kernels.{family}"):
+        if importlib.util.find_spec(module) is not None:
+            return getattr(importlib.import_module(module), name, None)
+    return None
 
 
 OPERATORS = (
+    "anchor_kmeans",
     "batched_nms",
     "box_iof",
     "box_iou",
@@ -45,6 +49,7 @@ OPERATORS = (
     "generalized_box_iou_loss",
     "hard_negative_mining",
     "match_anchors",
+    "match_cells",
     "multiclass_nms",
     "nms",
     "sigmoid_focal_loss",

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import List, Optional  # noqa: UP035  (TorchScript reads the annotations)
 
 import torch
@@ -40,7 +41,9 @@ def decode_boxes(
 
 
 @torch.library.register_fake("pydet::decode_boxes")
-def _decode_boxes_fake(rel_codes: Tensor, boxes: Tensor, weights: list[float], bbox_xform_clip: float) -> Tensor:
+def _decode_boxes_fake(
+    rel_codes: Tensor, boxes: Tensor, weights: Sequence[float] = (1.0,) * 4, bbox_xform_clip: float = 4.135166556742356
+) -> Tensor:
     torch._check(rel_codes.size(-1) % 4 == 0, lambda: "decode_boxes: rel_codes must be [..., N, 4 * K]")
     torch._check(boxes.size(-1) == 4, lambda: "decode_boxes: boxes must be [..., N, 4]")
     return rel_codes.new_empty(rel_codes.shape, dtype=reference.compute_dtype(rel_codes, boxes))

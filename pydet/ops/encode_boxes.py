@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import List, Optional  # noqa: UP035  (TorchScript reads the annotations)
 
 import torch
@@ -34,7 +35,7 @@ def encode_boxes(reference_boxes: Tensor, proposals: Tensor, weights: Optional[L
 
 
 @torch.library.register_fake("pydet::encode_boxes")
-def _encode_boxes_fake(reference_boxes: Tensor, proposals: Tensor, weights: list[float]) -> Tensor:
+def _encode_boxes_fake(reference_boxes: Tensor, proposals: Tensor, weights: Sequence[float] = (1.0,) * 4) -> Tensor:
     torch._check(reference_boxes.size(-1) == 4, lambda: "encode_boxes: reference_boxes must be [..., N, 4]")
     torch._check(proposals.size(-1) == 4, lambda: "encode_boxes: proposals must be [..., N, 4]")
     dtype = reference.compute_dtype(reference_boxes, proposals)

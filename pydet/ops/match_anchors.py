@@ -34,7 +34,9 @@ def match_anchors(
             threshold), floating.
         gt_boxes: [G, 4] xyxy, the ground truths of all images one after another, floating. For a list of tensors:
             `torch.cat(boxes)` with `counts = torch.tensor([len(b) for b in boxes])`.
-        counts: [B] integers, how many of gt_boxes each image has; an image may have none. None means one image.
+        counts: [B] integers, how many of gt_boxes each image has; an image may have none. None means one image. On a
+            GPU their values are not checked, that would wait for the device: a negative one is read as 0, and what
+            would be beyond the end of gt_boxes as not there.
         high_threshold: at least this IoU is a match.
         low_threshold: below this IoU is background, between the two is neither. None means 0.4 (or high_threshold where
             that is less) in mode "retinanet", high_threshold in the others.

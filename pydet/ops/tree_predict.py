@@ -50,9 +50,9 @@ def tree_predict(
         rule: "absolute" or "darknet".
 
     Returns:
-        nodes int64 [...] and their absolute probabilities [...], float64 where `conditional` is, else float32. The first
-        of equally probable children is taken, and NaN only where there is nothing else, at the root. Neither has a
-        gradient: `tree_probabilities` has.
+        nodes int64 [...] and their absolute probabilities [...], float64 where `conditional` is, else float32. Of
+        equally probable children the first is taken, and NaN only at the root, where there is nothing else. Neither
+        has a gradient: `tree_probabilities` has.
 
     Raises:
         RuntimeError: a shape, dtype, device or value that is none of the above; the message names it.

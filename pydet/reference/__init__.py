@@ -1,5 +1,6 @@
 """Slow, obvious PyTorch: the ground truth that every kernel is tested against. Any device, any floating dtype."""
 
+from pydet.reference.anchor_kmeans import anchor_kmeans
 from pydet.reference.batched_nms import batched_nms
 from pydet.reference.box_iou import (
     box_iof,
@@ -15,6 +16,7 @@ from pydet.reference.decode_boxes import decode_boxes
 from pydet.reference.encode_boxes import encode_boxes
 from pydet.reference.hard_negative_mining import hard_negative_mining
 from pydet.reference.match_anchors import match_anchors
+from pydet.reference.match_cells import match_cells
 from pydet.reference.multiclass_nms import multiclass_nms
 from pydet.reference.nms import nms
 from pydet.reference.sigmoid_focal_loss import sigmoid_focal_loss
@@ -25,6 +27,7 @@ from pydet.reference.tree_softmax import tree_softmax
 from pydet.reference.yolo_decode import yolo_decode, yolo_grid_decode
 
 __all__ = [
+    "anchor_kmeans",
     "batched_nms",
     "box_iof",
     "box_iou",
@@ -39,6 +42,7 @@ __all__ = [
     "generalized_box_iou_loss",
     "hard_negative_mining",
     "match_anchors",
+    "match_cells",
     "multiclass_nms",
     "nms",
     "result_dtype",

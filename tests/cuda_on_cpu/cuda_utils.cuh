@@ -268,10 +268,20 @@ struct DeviceGuard {
 
 inline cudaStream_t current_stream(const Tensor&) { return nullptr; }
 
+template <typename T>
+inline T load_relaxed(const T* address) {
+  return __atomic_load_n(address, __ATOMIC_RELAXED);
+}
+template <typename T>
+inline void store_relaxed(T* address, T value) {
+  __atomic_store_n(address, value, __ATOMIC_RELAXED);
+}
+
 inline int multiprocessors() { return 3; }  // few: a loop over the grid runs more than once
 
+// Of this library alone, as is its static shared memory: another one may have a kernel with the same parameters.
 template <typename... Params, typename... Args>
-inline void launch(void (*kernel)(Params...), dim3 grid, dim3 block, size_t shared, cudaStream_t, Args... args) {
+static inline void launch(void (*kernel)(Params...), dim3 grid, dim3 block, size_t shared, cudaStream_t, Args... args) {
 #if defined(__SANITIZE_ADDRESS__)
   const void* const anchor = nullptr;
 #else

@@ -43,6 +43,15 @@ __global__ void missing_second_barrier(Data d) {
   if (index() < d.n) d.out[index()] = sum;
 }
 
+// Each thread has a byte; a second one is its neighbour's.
+__global__ void bytes_that_overlap(Data d) {
+  __shared__ unsigned char marks[kThreads + 1];
+  marks[threadIdx.x] = 1;
+  if (!d.right) marks[threadIdx.x + 1] = 1;
+  __syncthreads();
+  if (index() < d.n) d.out[index()] = marks[kThreads - 1 - threadIdx.x];
+}
+
 // As missing_barrier for a warp. The vote brings the lanes together and orders no memory.
 __global__ void missing_syncwarp(Data d) {
   __shared__ float tile[kThreads];
@@ -126,6 +135,7 @@ __global__ void missing_fence(Data d) {
   float sum = 0;
   for (unsigned b = 0; b < gridDim.x; ++b) sum += d.out[b];
   d.out[0] = sum;
+  *d.ticket = 0;  // for the next launch
 }
 
 // No race, but where a value lands is decided by who comes first.
@@ -164,6 +174,7 @@ __global__ void misaligned_vector(Data d) {
 const std::map<std::string, void (*)(Data)> kFaults = {
     FAULT(missing_barrier),
     FAULT(missing_second_barrier),
+    FAULT(bytes_that_overlap),
     FAULT(missing_syncwarp),
     FAULT(lane_outside_of_its_mask),
     FAULT(mask_of_lanes_that_left),

@@ -26,10 +26,11 @@ struct Access {
   const void* code = nullptr;
 };
 
-// The last ones. Of reads and atomic operations, which may be of many threads at once, two, of different warps if there
-// are such: then whatever conflicts with any of them, from any warp, conflicts with one of these.
+// The last ones. Of reads two, of different warps if there are such: then whatever conflicts with any read, from any
+// warp, conflicts with one of these. Of atomic operations one: who comes after it comes after all before it, in which
+// they can be seen. Other orders, in which one of them comes later, are run too.
 struct Entry {
-  Access write, atomics[2], reads[2];
+  Access write, atomic, reads[2];
 };
 
 // Of four bytes, which most accesses touch together; the first that does not gives every byte its own.
@@ -131,31 +132,30 @@ std::string place(const void* code) {
   abort();
 }
 
-void check_all(const Access (&before)[2], Kind kind_before, const Access& here, Kind kind, bool in_shared_memory) {
-  for (const Access& one : before) {
-    if (!ordered(one, in_shared_memory)) report(one, kind_before, here, kind, in_shared_memory);
+void remember(Access (&reads)[2], const Access& here) {
+  if (reads[0].who != here.who) {
+    const bool same_warp = reads[0].who && block_of(reads[0]) == block && thread_of(reads[0]) / kWarp == self / kWarp;
+    if (!same_warp || reads[1].who == 0) reads[1] = reads[0];
   }
-}
-
-void remember(Access (&two)[2], const Access& here) {
-  if (two[0].who == here.who) {
-    two[0] = here;
-    return;
-  }
-  const bool same_warp = two[0].who && block_of(two[0]) == block && thread_of(two[0]) / kWarp == self / kWarp;
-  if (!same_warp || two[1].who == 0) two[1] = two[0];
-  two[0] = here;
+  reads[0] = here;
 }
 
 void check(Entry& entry, const Access& here, Kind kind, bool in_shared_memory) {
-  if (!ordered(entry.write, in_shared_memory)) report(entry.write, kWrite, here, kind, in_shared_memory);
-  if (kind != kAtomic) check_all(entry.atomics, kAtomic, here, kind, in_shared_memory);
-  if (kind != kRead) check_all(entry.reads, kRead, here, kind, in_shared_memory);
+  const auto demand = [&](const Access& before, Kind kind_before) {
+    if (!ordered(before, in_shared_memory)) report(before, kind_before, here, kind, in_shared_memory);
+  };
+  demand(entry.write, kWrite);
+  if (kind != kAtomic) demand(entry.atomic, kAtomic);
+  if (kind != kRead) {
+    for (const Access& read : entry.reads) demand(read, kRead);
+  }
   if (kind == kWrite) {
     entry = Entry{};  // whoever is ordered with this write is with what it was ordered with
     entry.write = here;
+  } else if (kind == kAtomic) {
+    entry.atomic = here;
   } else {
-    remember(kind == kAtomic ? entry.atomics : entry.reads, here);
+    remember(entry.reads, here);
   }
 }
 

@@ -1,7 +1,8 @@
-"""n cells of one row, n classes, channels last, crops and transposed maps."""
+"""n cells of one row, n classes, channels last, crops and transposed maps; every kind of classes, odd logits too."""
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -14,9 +15,20 @@ def inputs(n: int, dtype: torch.dtype) -> list[tuple[Any, ...]]:
     some = max(n, 1) if n < 130 else 1 + n % 7
     wide = torch.randn(2, 3 * (5 + some), 3, 7, generator=generator).to(dtype)
     crop = wide[:, :, :2]
+    odd = wide.clone()
+    for place, value in enumerate((math.nan, math.inf, -math.inf)):
+        odd[0, -1, place, 3] = value
+    odd[1, -some:, 1, 1] = -math.inf
+    channels_last = crop.contiguous(memory_format=torch.channels_last)
     return [
         (cells, anchors[:2], (32, 32 * n + 1)),
         (crop, anchors, (100, 100)),
-        (crop.contiguous(memory_format=torch.channels_last), anchors.double(), (64, 96)),
+        (channels_last, anchors.double(), (64, 96)),
         (wide.transpose(2, 3), anchors.half(), (64, 96)),
+        (cells, anchors[:2] / 32, (32, 32 * n + 1), "softmax", True),
+        (crop, anchors, (100, 100), "softmax"),
+        (channels_last, anchors, (64, 96), "softmax"),
+        (odd, anchors, (64, 96), "softmax"),
+        (channels_last, anchors / 16, (64, 96), "logits", True),
+        (wide.transpose(2, 3), anchors, (64, 96), "logits"),
     ]

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pydet.models.darknet.cfg import Section
+from pydet.wordtree import WordTree
 
 Shape: TypeAlias = tuple[int, int, int]  # channels, height, width
 
@@ -38,6 +39,7 @@ class Before:
     strides: list[Fraction] = field(default_factory=list)
     shapes: list[Shape] = field(default_factory=list)
     sections: list[Section] = field(default_factory=list)
+    tree: WordTree | None = None
 
     @property
     def index(self) -> int:

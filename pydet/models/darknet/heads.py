@@ -1,4 +1,4 @@
-"""The layers of a Darknet network that say where objects are."""
+"""The layers of a Darknet network that say where objects are: [yolo], [region] and [detection]."""
 
 from __future__ import annotations
 
@@ -8,47 +8,125 @@ from torch import Tensor
 from pydet import ops
 from pydet.models.darknet.base import Before, Layer
 from pydet.models.darknet.cfg import Section
+from pydet.wordtree import TreeError, WordTree
 
 
-class Yolo(Layer):
-    """YOLOv3's detection layer: `mask` chooses its anchors from those of all such layers.
+class Head(Layer):
+    """`forward` passes the raw map on; `decode` turns it into boxes.
 
-    `forward` passes the raw map [B, A * (5 + C), H, W] on; `decode` turns it into boxes.
+    Attributes:
+        num_classes: How many scores a box has.
+        tree: Where the classes are the nodes of a WordTree.
     """
 
-    def __init__(self, section: Section, before: Before) -> None:
-        super().__init__(section, before)
-        self.num_classes = section.integer("classes", at_least=1)
-        total = section.integer("num", at_least=1)
-        numbers = section.numbers("anchors")
-        if len(numbers) < 2 * total:
-            raise section.error(f"num={total} anchors are {2 * total} numbers, got {len(numbers)}")
-        if not all(0 < number < 1e6 for number in numbers[: 2 * total]):
-            raise section.error("anchors must be sizes in pixels, greater than 0")
-        self.mask = section.integers("mask") if "mask" in section.options else list(range(total))
-        for index in self.mask:
-            if not 0 <= index < total:
-                raise section.error(f"mask must hold indices of the anchors, 0 to {total - 1}, got {index}")
-        # [A, 2] width and height in pixels of the network's input. Not a buffer: half a network keeps whole anchors.
-        self.anchors = torch.tensor([numbers[2 * i : 2 * i + 2] for i in self.mask], device="cpu")
-        self._check_channels(before)
-
-    def _check_channels(self, before: Before) -> None:
-        channels = before.shape(before.index - 1)[0]
-        needed = len(self.mask) * (5 + self.num_classes)
-        if channels != needed:
-            last = before.sections[-1] if before.sections else None
-            what = "filters" if last is not None and last.name == "convolutional" else "channels"
-            raise self.section.error(
-                f"layer {before.index - 1} before it must give {needed} {what}, {len(self.mask)} anchors x "
-                f"(5 + {self.num_classes} classes), but gives {channels}"
-            )
+    num_classes: int
+    tree: WordTree | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         return x
 
     def decode(self, raw: Tensor, image_size: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
-        """`pydet.ops.yolo_decode` of its map for pictures of [height, width] pixels."""
+        """The boxes of its map for pictures of [height, width] pixels.
+
+        Returns:
+            boxes [B, N, 4] xyxy in pixels, objectness [B, N], scores [B, N, C] = objectness * class probability; with
+            a tree, the classes' logits instead.
+        """
+        raise NotImplementedError
+
+    def _check_channels(self, before: Before, anchors: int) -> None:
+        channels = before.shape(before.index - 1)[0]
+        needed = anchors * (5 + self.num_classes)
+        if channels != needed:
+            last = before.sections[-1] if before.sections else None
+            what = "filters" if last is not None and last.name == "convolutional" else "channels"
+            raise self.section.error(
+                f"layer {before.index - 1} before it must give {needed} {what}, {anchors} anchors x "
+                f"(5 + {self.num_classes} classes), but gives {channels}"
+            )
+
+
+def _anchors(section: Section, total: int, unit: str) -> Tensor:
+    """[total, 2] width and height."""
+    numbers = section.numbers("anchors")
+    if len(numbers) < 2 * total:
+        raise section.error(f"num={total} anchors are {2 * total} numbers, got {len(numbers)}")
+    if not all(0 < number < 1e6 for number in numbers[: 2 * total]):
+        raise section.error(f"anchors must be sizes in {unit}, greater than 0")
+    return torch.tensor(numbers[: 2 * total], device="cpu").reshape(total, 2)
+
+
+class Yolo(Head):
+    """YOLOv3's detection layer: `mask` chooses its anchors from those of all such layers."""
+
+    def __init__(self, section: Section, before: Before) -> None:
+        super().__init__(section, before)
+        self.num_classes = section.integer("classes", at_least=1)
+        total = section.integer("num", at_least=1)
+        anchors = _anchors(section, total, "pixels")
+        self.mask = section.integers("mask") if "mask" in section.options else list(range(total))
+        for index in self.mask:
+            if not 0 <= index < total:
+                raise section.error(f"mask must hold indices of the anchors, 0 to {total - 1}, got {index}")
+        # [A, 2] width and height in pixels of the network's input. Not a buffer: half a network keeps whole anchors.
+        self.anchors = anchors[self.mask]
+        self._check_channels(before, len(self.mask))
+
+    def decode(self, raw: Tensor, image_size: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
         if self.anchors.device != raw.device:
             self.anchors = self.anchors.to(raw.device)
         return ops.yolo_decode(raw, self.anchors, image_size)
+
+
+class Region(Head):
+    """YOLOv2's detection layer, and with a tree YOLO9000's: anchors in cells, a softmax over the classes."""
+
+    def __init__(self, section: Section, before: Before) -> None:
+        super().__init__(section, before)
+        self.num_classes = section.integer("classes", 20, at_least=1)
+        if section.integer("coords", 4) != 4:
+            raise section.error(f"coords must be 4, got {section.integer('coords')}")
+        total = section.integer("num", 1, at_least=1)
+        self.anchors = _anchors(section, total, "cells")  # as of Yolo, but of one cell's width and height
+        self._check_channels(before, total)
+        self.classes = "softmax" if section.integer("softmax", 0) else "sigmoid"
+        if "tree" in section.options:
+            self.tree = before.tree or self._read_tree()
+            self.classes = "logits"
+            if len(self.tree) != self.num_classes:
+                raise section.error(f"classes={self.num_classes}, but its tree has {len(self.tree)} nodes")
+
+    def _read_tree(self) -> WordTree:
+        try:
+            return WordTree.read(self.section.text("tree"))
+        except TreeError as error:
+            raise self.section.error(f"tree={error}") from error
+
+    def decode(self, raw: Tensor, image_size: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
+        if self.anchors.device != raw.device:
+            self.anchors = self.anchors.to(raw.device)
+        return ops.yolo_decode(raw, self.anchors, image_size, self.classes, anchors_in_cells=True)
+
+
+class Grid(Head):
+    """YOLO's first detection layer, [detection]: classes, confidences and boxes of side x side cells, one vector."""
+
+    def __init__(self, section: Section, before: Before) -> None:
+        super().__init__(section, before)
+        self.num_classes = section.integer("classes", 1, at_least=1)
+        if section.integer("coords", 1) != 4:
+            raise section.error(f"coords must be 4, got {section.integer('coords', 1)}")
+        self.side = section.integer("side", 7, at_least=1)
+        self.num = section.integer("num", 1, at_least=1)
+        self.roots = bool(section.integer("sqrt", 0))
+        self.classes = "softmax" if section.integer("softmax", 0) else "linear"
+        channels, height, width = before.shape(before.index - 1)
+        needed, given = self.side**2 * (self.num_classes + 5 * self.num), channels * height * width
+        if given != needed:
+            raise section.error(
+                f"layer {before.index - 1} before it must give {needed} numbers, {self.side} x {self.side} cells x "
+                f"({self.num_classes} classes + 5 x {self.num} boxes), but gives {given}"
+            )
+
+    def decode(self, raw: Tensor, image_size: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
+        return ops.yolo_grid_decode(raw.flatten(1), self.side, self.num, image_size, self.roots, self.classes)

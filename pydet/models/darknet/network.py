@@ -8,18 +8,25 @@ from fractions import Fraction
 import torch
 from torch import Tensor, nn
 
-from pydet.letterbox import letterbox, placement
+from pydet.letterbox import letterbox, placement, stretch
 from pydet.models.darknet.base import MAX_OUTPUTS, MAX_WEIGHTS, Before, Layer, Shape
 from pydet.models.darknet.cfg import CfgError, Section
-from pydet.models.darknet.heads import Yolo
+from pydet.models.darknet.connected import Connected, Local
+from pydet.models.darknet.heads import Grid, Head, Region, Yolo
 from pydet.models.darknet.layers import Convolutional, Dropout, MaxPool, Reorg, Route, Shortcut, Upsample
+from pydet.models.darknet.tree import TreeWalk
 from pydet.models.detection import DetectionModel
 from pydet.placement import Placement
+from pydet.wordtree import WordTree
 
 LAYERS: dict[str, type[Layer]] = {
+    "connected": Connected,
     "convolutional": Convolutional,
+    "detection": Grid,
     "dropout": Dropout,
+    "local": Local,
     "maxpool": MaxPool,
+    "region": Region,
     "reorg": Reorg,
     "route": Route,
     "shortcut": Shortcut,
@@ -37,12 +44,14 @@ class Darknet(DetectionModel):
         image_size: (height, width) to work at instead of the cfg's.
         class_names: One for each class; "class 0", ... if None.
         batch_norm: "cuda" or "cpu", the formula of Darknet's build that trained the network (see `BatchNorm`).
+        tree: What the classes of a [region] with `tree=` are, instead of the file that it names.
 
     Attributes:
         sections: What it was built from, with `image_size` put in.
         image_size: (height, width) in pixels that pictures are letterboxed to.
         num_classes: 0 where no layer finds objects.
         weights_header: (major, minor, revision, seen) of the `.weights` file, kept for writing.
+        walk: How detections are read off a tree, where there is one.
     """
 
     def __init__(
@@ -51,6 +60,7 @@ class Darknet(DetectionModel):
         image_size: tuple[int, int] | None = None,
         class_names: Sequence[str] | None = None,
         batch_norm: str = "cuda",
+        tree: WordTree | None = None,
     ) -> None:
         super().__init__()
         if batch_norm not in BATCH_NORM_FORMULAS:
@@ -60,18 +70,29 @@ class Darknet(DetectionModel):
         self.image_size = (net.integer("height", at_least=1), net.integer("width", at_least=1))
         self.channels = net.integer("channels", 3, at_least=1)
         self.weights_header = (0, 2, 0, 0)
-        self.layers = nn.ModuleList(_build_layers(self.sections, (self.channels, *self.image_size), batch_norm))
+        self.layers = nn.ModuleList(_build_layers(self.sections, (self.channels, *self.image_size), batch_norm, tree))
         # Per layer, the outputs that no later layer needs: they are dropped at once, which halves the peak of memory.
         self._unneeded = _last_uses([layer.sources for layer in self.layers])  # type: ignore[misc]
         self._checked_sizes: set[tuple[int, int]] = set()
+        self.walk = TreeWalk()
         self._check_size(self.image_size)
         self.num_classes = self._count_classes()
         self.class_names = self._check_names(class_names)
 
     @property
-    def heads(self) -> list[Yolo]:
+    def heads(self) -> list[Head]:
         """The layers that find objects."""
-        return [layer for layer in self.layers if isinstance(layer, Yolo)]
+        return [layer for layer in self.layers if isinstance(layer, Head)]
+
+    @property
+    def stretches(self) -> bool:
+        """Whether pictures lose their aspect, as for YOLO's first version, instead of being letterboxed."""
+        return any(isinstance(head, Grid) for head in self.heads)
+
+    @property
+    def tree(self) -> WordTree | None:
+        """What the classes are, where they are the nodes of a WordTree."""
+        return next((head.tree for head in self.heads if head.tree is not None), None)
 
     @property
     def fused(self) -> bool:
@@ -99,7 +120,7 @@ class Darknet(DetectionModel):
         features = []
         for index, layer in enumerate(self.layers):
             outputs[index] = layer(*[outputs[source] for source in layer.sources])  # type: ignore[union-attr]
-            if isinstance(layer, Yolo):
+            if isinstance(layer, Head):
                 features.append(outputs[index])
             for source in self._unneeded[index]:
                 del outputs[source]
@@ -107,8 +128,10 @@ class Darknet(DetectionModel):
 
     def preprocess(self, images: Sequence[Tensor]) -> tuple[Tensor, Placement]:
         device = next(self.parameters()).device
-        batch = self.batch_of([letterbox(image.to(device), self.image_size) for image in images])
-        return batch, placement([(image.shape[1], image.shape[2]) for image in images], self.image_size)
+        fit = stretch if self.stretches else letterbox
+        batch = self.batch_of([fit(image.to(device), self.image_size) for image in images])
+        sizes = [(image.shape[1], image.shape[2]) for image in images]
+        return batch, placement(sizes, self.image_size, self.stretches)
 
     def predict(self, x: Tensor, sizes: Tensor) -> tuple[Tensor, Tensor]:
         if not self.num_classes:
@@ -116,11 +139,20 @@ class Darknet(DetectionModel):
         boxes, _, scores = self.decode(self.forward_features(x))
         return boxes, scores
 
+    def detect_batch(
+        self, x: Tensor, sizes: Tensor, score_threshold: float, iou_threshold: float
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        if self.tree is None:
+            return super().detect_batch(x, sizes, score_threshold, iou_threshold)
+        decoded = self.decode(self.forward_features(x))
+        return self.walk.select(*decoded, self.tree, score_threshold, iou_threshold, self.max_detections)
+
     def decode(self, features: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
         """All boxes of raw maps, in Darknet's order: head, cell, anchor.
 
         Returns:
-            boxes [B, N, 4] xyxy in pixels of the network's input, objectness [B, N], scores [B, N, C].
+            boxes [B, N, 4] xyxy in pixels of the network's input, objectness [B, N], scores [B, N, C]; with a tree
+            the logits of its nodes instead of scores.
         """
         decoded = [head.decode(raw, self.image_size) for head, raw in zip(self.heads, features, strict=True)]
         boxes, objectness, scores = (torch.cat(parts, dim=1) for parts in zip(*decoded, strict=True))
@@ -140,7 +172,7 @@ class Darknet(DetectionModel):
         counts = {head.num_classes for head in self.heads}
         if len(counts) > 1:
             last = self.heads[-1].section
-            raise last.error(f"all [yolo] layers must have the same number of classes, got {sorted(counts)}")
+            raise last.error(f"all [{last.name}] layers must have the same number of classes, got {sorted(counts)}")
         return counts.pop() if counts else 0
 
     def _check_names(self, names: Sequence[str] | None) -> list[str]:
@@ -166,8 +198,10 @@ def _own_sections(sections: Sequence[Section], image_size: tuple[int, int] | Non
     return copies
 
 
-def _build_layers(sections: Sequence[Section], input_shape: Shape, batch_norm: str) -> list[Layer]:
-    before = Before(input_shape, batch_norm)
+def _build_layers(
+    sections: Sequence[Section], input_shape: Shape, batch_norm: str, tree: WordTree | None
+) -> list[Layer]:
+    before = Before(input_shape, batch_norm, tree=tree)
     _check_outputs(sections[0], input_shape)
     layers: list[Layer] = []
     weights = 0
@@ -194,7 +228,7 @@ def _advance(before: Before, layer: Layer) -> None:
         shape = layer.output_shape(*[before.shape(i) for i in layer.sources])
     except CfgError as error:
         raise error if fits else _size_error(before, layer, coarsest) from error
-    if isinstance(layer, Yolo) and not fits:
+    if isinstance(layer, (Yolo, Region)) and not fits:
         raise _size_error(before, layer, coarsest)
     _check_outputs(layer.section, shape)
     before.shapes.append(shape)

@@ -51,11 +51,13 @@ class PackedWeight:
 
     def convolve(self, conv: nn.Conv2d, activation: str, x: Tensor) -> Tensor | None:
         """activation(conv(x)), or None where it has to be done the ordinary way."""
+        if torch.compiler.is_compiling():  # first: the compiler lays weights out by itself, and follows nothing below
+            return None
         if x.device.type != "cpu" or x.dtype != torch.float32 or activation not in FUSED_ACTIVATIONS or not available():
             return None
         if torch.is_grad_enabled() and (x.requires_grad or conv.weight.requires_grad):
             return None
-        if torch.compiler.is_compiling() or torch.is_autocast_enabled("cpu") or not len(x):
+        if torch.is_autocast_enabled("cpu") or not len(x):
             return None
         key = (*x.shape[2:], *_state(conv.weight))
         geometry = (conv.padding, conv.stride, conv.dilation, conv.groups)

@@ -38,7 +38,10 @@ def load_weights(network: Darknet, path: str | os.PathLike[str]) -> None:
         for index, layer in _stored_layers(network):
             for name, tensor in layer.darknet_tensors().items():
                 numbers = np.fromfile(file, "<f4", tensor.numel()).astype(np.float32, copy=False)
-                state[f"layers.{index}.{name}"] = torch.from_numpy(numbers).view(tensor.shape)
+                stored = torch.from_numpy(numbers)
+                if name == "linear.weight" and _is_transposed(header):
+                    stored = stored.view(tensor.shape[1], tensor.shape[0]).T.contiguous()
+                state[f"layers.{index}.{name}"] = stored.view(tensor.shape)
     # A network without memory of its own (device "meta") takes the tensors as they are.
     network.load_state_dict(state, strict=False, assign=next(network.parameters()).is_meta)
     network.weights_header = header
@@ -56,8 +59,10 @@ def save_weights(network: Darknet, path: str | os.PathLike[str]) -> None:
     with unfinished.open("wb") as file:
         file.write(_header_bytes(network.weights_header))
         for _, layer in _stored_layers(network):
-            for tensor in layer.darknet_tensors().values():
-                tensor.detach().cpu().float().contiguous().numpy().astype("<f4", copy=False).tofile(file)
+            for name, tensor in layer.darknet_tensors().items():
+                turned = name == "linear.weight" and _is_transposed(network.weights_header)
+                stored = tensor.detach().T if turned else tensor.detach()
+                stored.cpu().float().contiguous().numpy().astype("<f4", copy=False).tofile(file)
     unfinished.replace(path)
 
 
@@ -67,6 +72,11 @@ def _stored_layers(network: Darknet) -> Iterator[tuple[int, Layer]]:
         assert isinstance(layer, Layer)
         if not (isinstance(layer, Convolutional) and layer.dontload):
             yield index, layer
+
+
+def _is_transposed(header: Header) -> bool:
+    """Whether connected layers are stored [inputs][outputs], as Darknet's first versions did."""
+    return header[0] > 1000 or header[1] > 1000
 
 
 def _has_64_bit_counter(major: int, minor: int) -> bool:

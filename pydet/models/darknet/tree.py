@@ -1,0 +1,83 @@
+"""YOLO9000's detections: a walk from the root of a WordTree for every box that holds an object."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pydet import ops
+from pydet.wordtree import WordTree
+
+
+@dataclass
+class TreeWalk:
+    """How detections are read off the nodes' logits.
+
+    Attributes:
+        rule: "darknet", its own for the published weights: the probability that is compared is a product of products,
+            and the score is the objectness. "absolute": the probability of a node is the product along its path, as in
+            the paper, and the score is objectness times that.
+        threshold: A walk goes on to the most probable child while its probability is above this.
+        nodes: None, or the nodes that count as classes (`wordtree.read_map`): then there is no walk, and the score of
+            each is objectness times the node's probability.
+    """
+
+    rule: str = "darknet"
+    threshold: float = 0.5
+    nodes: list[int] | None = None
+
+    def select(
+        self,
+        boxes: Tensor,  # [B, N, 4]
+        objectness: Tensor,  # [B, N]
+        logits: Tensor,  # [B, N, nodes]
+        tree: WordTree,
+        score_threshold: float,
+        iou_threshold: float,
+        most: int,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """As `DetectionModel.select`. Only boxes with enough objectness are looked at: the nodes are many."""
+        images, rows = torch.nonzero(objectness > score_threshold, as_tuple=True)
+        conditional = ops.tree_softmax(logits[images, rows].float(), tree.tensor(logits.device))
+        picks, labels, scores = self.classify(objectness[images, rows].float(), conditional, tree, score_threshold)
+        images, rows = images[picks], rows[picks]
+        found = boxes[images, rows].float()
+        keep = ops.batched_nms(found, scores, images * len(tree) + labels, iou_threshold)
+        return _padded(found[keep], scores[keep], labels[keep], images[keep], len(boxes), most)
+
+    def classify(
+        self, objectness: Tensor, conditional: Tensor, tree: WordTree, score_threshold: float
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Detections of boxes before suppression.
+
+        Args:
+            objectness: [K].
+            conditional: [K, nodes], what `tree_softmax` gives.
+
+        Returns:
+            Of each detection its box (an index below K), its label and its score.
+        """
+        parents = tree.tensor(conditional.device)
+        if self.nodes is not None:
+            chosen = ops.tree_probabilities(conditional, parents)[:, self.nodes] * objectness[:, None]
+            boxes, labels = torch.nonzero(chosen > score_threshold, as_tuple=True)
+            return boxes, labels, chosen[boxes, labels]
+        labels, probability = ops.tree_predict(conditional, parents, self.threshold, self.rule)
+        scores = objectness * probability if self.rule == "absolute" else objectness
+        boxes = torch.nonzero(scores > score_threshold)[:, 0]
+        return boxes, labels[boxes], scores[boxes]
+
+
+def _padded(
+    boxes: Tensor, scores: Tensor, labels: Tensor, images: Tensor, batch: int, most: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Detections of all images, best first, as results of fixed shapes."""
+    out_boxes, out_scores = boxes.new_zeros(batch, most, 4), scores.new_zeros(batch, most)
+    out_labels, count = labels.new_full((batch, most), -1), labels.new_zeros(batch)
+    for image in range(batch):
+        own = torch.nonzero(images == image)[:most, 0]
+        out_boxes[image, : len(own)], out_scores[image, : len(own)] = boxes[own], scores[own]
+        out_labels[image, : len(own)], count[image] = labels[own], len(own)
+    return out_boxes, out_scores, out_labels, count

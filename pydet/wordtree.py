@@ -1,0 +1,192 @@
+"""WordTree (YOLO9000, section 4): classes as the nodes of a tree, a softmax over the children of each."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+ASSETS = Path(__file__).parent / "assets"
+MAX_BYTES = 10 * 1024 * 1024  # 9k.tree has 140 kB; a cfg may come from a stranger and name any file
+
+
+class TreeError(ValueError):
+    """A tree or a map that cannot be used; the message names the file and the line."""
+
+
+@dataclass(frozen=True)
+class WordTree:
+    """Nodes in the order of the network's classes: parents before their children, siblings next to each other.
+
+    Attributes:
+        ids: of each node, such as WordNet's "n02123394".
+        parents: of each node, its index; -1 for a root.
+    """
+
+    ids: tuple[str, ...]
+    parents: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        _check(self.parents, [f"node {i}" for i in range(len(self.parents))], "WordTree")
+
+    def __len__(self) -> int:
+        return len(self.parents)
+
+    @classmethod
+    def read(cls, path: str | os.PathLike[str]) -> WordTree:
+        """A file of Darknet, a line for each node: its id and the index of its parent, -1 for a root.
+
+        A file that is not there is looked for by its name among those that come with pydet (`9k.tree`).
+        """
+        return cls.parse(_text(path), os.fspath(path))
+
+    @classmethod
+    def parse(cls, text: str, source: str = "tree") -> WordTree:
+        """`read` of a text; `source` names it in errors."""
+        ids, parents, places = [], [], []
+        for number, line in enumerate(text.splitlines(), start=1):
+            if not line.strip():
+                continue
+            place = f"{source}, line {number}"
+            words = line.split()
+            if len(words) != 2 or not words[1].removeprefix("-").isdigit():
+                raise TreeError(f"{place}: must be an id and the index of its parent, got {line[:40]!r}")
+            ids.append(words[0])
+            parents.append(int(words[1][:12]))
+            places.append(place)
+        _check(parents, places, source)
+        return cls(tuple(ids), tuple(parents))
+
+    def text(self) -> str:
+        """What `parse` reads."""
+        return "".join(f"{name} {parent}\n" for name, parent in zip(self.ids, self.parents, strict=True))
+
+    @classmethod
+    def from_wordnet(cls, synsets: Iterable[str], folder: str | os.PathLike[str] = "/usr/share/wordnet") -> WordTree:
+        """The tree above a list of noun synsets, as in section 4 of the paper.
+
+        Synsets with one way up to a root come first; of the others the way that adds the fewest nodes is taken.
+
+        Args:
+            synsets: WordNet 3.0 ids, such as "n02123394".
+            folder: of WordNet's database, with `data.noun` (Debian's package wordnet-base).
+
+        Raises:
+            TreeError: an id that WordNet does not have.
+        """
+        above = _hypernyms(Path(folder))
+        wanted = list(dict.fromkeys(synsets))
+        for name in wanted:
+            if name not in above:
+                raise TreeError(f"WordTree.from_wordnet: {name!r} is no noun synset of {Path(folder) / 'data.noun'}")
+        ways = {name: _ways_up(name, above) for name in wanted}
+        parent_of: dict[str, str | None] = {}
+        for name in sorted(wanted, key=lambda n: len(ways[n]) > 1):  # stable: in their order otherwise
+            way = min(ways[name], key=lambda w: sum(node not in parent_of for node in w))
+            for node, parent in zip(way, [*way[1:], None], strict=True):
+                parent_of.setdefault(node, parent)
+        return cls(*_in_order(parent_of))
+
+    def path(self, node: int) -> list[int]:
+        """From the root down to a node, which is included."""
+        nodes = [node]
+        while self.parents[nodes[-1]] >= 0:
+            nodes.append(self.parents[nodes[-1]])
+        return nodes[::-1]
+
+    def groups(self) -> list[tuple[int, int]]:
+        """(first node, how many) of each group of siblings, in their order."""
+        starts = [i for i, parent in enumerate(self.parents) if i == 0 or parent != self.parents[i - 1]]
+        return [(start, end - start) for start, end in zip(starts, [*starts[1:], len(self)], strict=True)]
+
+    def tensor(self, device: torch.device | str = "cpu") -> Tensor:
+        """The parents, as the operators take them: int64 [N]."""
+        return torch.tensor(self.parents, device=device)
+
+
+def read_map(path: str | os.PathLike[str], nodes: int) -> list[int]:
+    """A file of Darknet that says which node of a tree each class of another set of classes is, one on each line.
+
+    Raises:
+        TreeError: a line that is no index of one of the tree's `nodes`.
+    """
+    found = []
+    for number, line in enumerate(_text(path).splitlines(), start=1):
+        word = line.strip()
+        if not word:
+            continue
+        if not word.isdigit() or int(word[:12]) >= nodes:
+            raise TreeError(f"{path}, line {number}: must be the index of a node, 0 to {nodes - 1}, got {word[:40]!r}")
+        found.append(int(word))
+    return found
+
+
+def _text(path: str | os.PathLike[str]) -> str:
+    """Of the file or, where it is not there, of the one of that name that comes with pydet."""
+    found = Path(path) if Path(path).is_file() else ASSETS / Path(path).name
+    if not found.is_file():
+        raise TreeError(f"{os.fspath(path)}: no such file")
+    if found.stat().st_size > MAX_BYTES:
+        raise TreeError(f"{os.fspath(path)}: {found.stat().st_size:,} bytes are too many (at most {MAX_BYTES:,})")
+    return found.read_text(encoding="utf-8-sig", errors="replace")
+
+
+def _check(parents: Sequence[int], places: Sequence[str], source: str) -> None:
+    if not parents:
+        raise TreeError(f"{source}: a tree must have nodes")
+    seen: set[int] = set()
+    for i, parent in enumerate(parents):
+        if parent < -1 or parent >= len(parents):
+            raise TreeError(f"{places[i]}: parent must be -1 or 0 to {len(parents) - 1}, got {parent}")
+        if parent == i:
+            raise TreeError(f"{places[i]}: a node cannot be its own parent")
+        if parent > i:
+            raise TreeError(f"{places[i]}: a parent must come before its children, got {parent} as that of node {i}")
+        if parent in seen and parents[i - 1] != parent:
+            raise TreeError(f"{places[i]}: siblings must be next to each other, those of parent {parent} are not")
+        seen.add(parent)
+
+
+def _hypernyms(folder: Path) -> dict[str, list[str]]:
+    """Of every noun synset those above it, from WordNet's database."""
+    above = {}
+    with (folder / "data.noun").open(encoding="utf-8") as file:
+        for line in file:
+            if line.startswith(" "):  # the licence
+                continue
+            words = line.split()
+            first = 4 + 2 * int(words[3], 16)  # behind the words of the synset: how many pointers there are
+            pointers = [words[first + 1 + 4 * i :][:2] for i in range(int(words[first]))]
+            above[f"n{words[0]}"] = [f"n{offset}" for symbol, offset in pointers if symbol in ("@", "@i")]
+    return above
+
+
+def _ways_up(name: str, above: dict[str, list[str]], below: tuple[str, ...] = ()) -> list[list[str]]:
+    if name in below:
+        raise TreeError(f"WordTree.from_wordnet: {name} is above itself in this WordNet")
+    if not above[name]:
+        return [[name]]
+    return [[name, *way] for parent in above[name] for way in _ways_up(parent, above, (*below, name))]
+
+
+def _in_order(parent_of: dict[str, str | None]) -> tuple[tuple[str, ...], tuple[int, ...]]:
+    """Level by level: siblings together, parents first."""
+    children: dict[str | None, list[str]] = {}
+    for node, parent in parent_of.items():
+        children.setdefault(parent, []).append(node)
+    ids: list[str] = []
+    parents: list[int] = []
+    level: list[tuple[str | None, int]] = [(None, -1)]
+    while level:
+        below = []
+        for parent, index in level:
+            for node in children.get(parent, []):
+                below.append((node, len(ids)))
+                ids.append(node)
+                parents.append(index)
+        level = list(below)
+    return tuple(ids), tuple(parents)

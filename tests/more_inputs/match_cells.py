@@ -1,0 +1,27 @@
+"""Every way to choose, boxes of all kinds, several blocks and tiles, cells that many ground truths want."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from more_inputs.match_anchors import on_a_grid
+
+
+def inputs(n: int, dtype: torch.dtype) -> list[tuple[Any, ...]]:
+    generator = torch.Generator().manual_seed(n)
+    counts = torch.tensor([0, n, 3 * n, 0, 1])
+    found: list[tuple[Any, ...]] = []
+    for odd in (0, 4):
+        truths = on_a_grid(4 * n + 1, generator, odd).to(dtype)
+        predictions = torch.stack([on_a_grid(2 * (n + 1) * 7, generator, odd) for _ in counts])
+        predictions[:, ::5] = truths[torch.randint(len(truths), (1,), generator=generator)].float()
+        priors = (torch.rand(9, 2, generator=generator) * 40 + 1).round()
+        shared = (predictions.to(dtype), truths, counts.int(), (7, n + 1), (200, 300))
+        found += [
+            (*shared, "shape", priors.to(dtype), [8, 0], 0.5),
+            (*shared, "shape", priors[:2].to(dtype), None, 0.0),
+            (*shared, "shape", None, None, None),
+            (*shared, "overlap", None, None, 0.7),
+        ]
+    return found

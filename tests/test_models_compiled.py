@@ -1,0 +1,76 @@
+"""Network and post-processing as one graph: compiled without a break, and exported; the same detections."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from pydet import models
+from pydet.models import SSD, DetectionModel, RetinaNet
+
+NAMES = ["__background__", "a", "b"]
+
+
+def yolo(name: str) -> DetectionModel:
+    return models.MODELS[name].build(NAMES, (64, 96))
+
+
+def retinanet() -> RetinaNet:
+    network = RetinaNet(NAMES, width=8, shortest=64, longest=128)
+    for conv in network.head.modules():
+        if isinstance(conv, torch.nn.Conv2d):
+            torch.nn.init.kaiming_normal_(conv.weight)
+    return network
+
+
+NETWORKS = {
+    "yolov1-tiny": lambda: models.MODELS["yolov1-tiny"].build(NAMES),
+    "yolov2-tiny": lambda: yolo("yolov2-tiny"),
+    "yolov3-tiny": lambda: yolo("yolov3-tiny"),
+    "ssd300": lambda: SSD(NAMES),
+    "retinanet": retinanet,
+}
+
+
+class Batch(torch.nn.Module):
+    """From a batch of pictures to detections of fixed shapes."""
+
+    def __init__(self, network: DetectionModel) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: Tensor, sizes: Tensor) -> tuple[Tensor, ...]:
+        return self.network.detect_batch(x, sizes, 1e-6, 0.45)
+
+
+@pytest.fixture(params=NETWORKS)
+def batch(request: pytest.FixtureRequest) -> tuple[Batch, tuple[Tensor, Tensor]]:
+    torch.manual_seed(0)
+    network = NETWORKS[request.param]().eval().requires_grad_(False).fuse()
+    g = torch.Generator().manual_seed(0)
+    x, placement = network.preprocess([torch.rand(3, 60, 90, generator=g) for _ in range(2)])
+    return Batch(network), (x, placement.size)
+
+
+def assert_same(ours: tuple[Tensor, ...], expected: tuple[Tensor, ...]) -> None:
+    assert expected[3].min() > 0
+    for a, b in zip(ours, expected, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-3)
+
+
+def test_compiles_without_a_break(batch: Any) -> None:
+    module, args = batch
+    with torch.no_grad():
+        expected = module(*args)
+        torch._dynamo.reset()
+        assert_same(torch.compile(module, fullgraph=True, backend="aot_eager")(*args), expected)
+
+
+def test_exports(batch: Any) -> None:
+    module, args = batch
+    with torch.no_grad():
+        expected = module(*args)
+        assert_same(torch.export.export(module, args).module()(*args), expected)
