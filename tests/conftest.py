@@ -22,7 +22,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Random inputs: the same few in every run, and thousands of new ones with --slow."""
-    hypothesis.settings.register_profile("few", max_examples=40, derandomize=True, deadline=None, database=None)
+    hypothesis.settings.register_profile("few", max_examples=25, derandomize=True, deadline=None, database=None)
     hypothesis.settings.register_profile("thousands", max_examples=3000, deadline=None)
     hypothesis.settings.load_profile("thousands" if config.getoption("--slow") else "few")
 
