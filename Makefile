@@ -11,11 +11,12 @@ RESULTS := benchmarks/results/cpu-$(shell uname -m).json
 SOURCES := setup.py pyproject.toml $(wildcard csrc csrc/* csrc/*/*)
 CXX_FILES = $(shell find csrc tests -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: help demo test bench bench-short gpu lint format wheel clean
+.PHONY: help demo test oracle bench bench-short gpu lint format wheel clean
 
 help:
 	@echo "make demo    find the objects in pydet/assets/dog.jpg and draw them"
 	@echo "make test    run the tests"
+	@echo "make oracle  compare with torchvision on thousands of random inputs"
 	@echo "make bench   race the operators against torchvision and others, and write the README's table and plot"
 	@echo "make bench-short    has anything become slower than the committed results?"
 	@echo "make gpu     on a machine with a GPU: build for it with its own python3, test, race; needs no network"
@@ -29,6 +30,9 @@ demo: .venv/pydet
 
 test: .venv/test
 	$(BIN)/python -m pytest
+
+oracle: .venv-bench/ready
+	.venv-bench/bin/python -m pytest tests/test_torchvision.py
 
 bench: .venv-bench/ready .venv/test
 	.venv-bench/bin/python -m pytest benchmarks -q --benchmark-quiet --results $(RESULTS)

@@ -42,7 +42,7 @@ def contenders(call: Callable[[Any, Tensor], Any], classes: Tensor, labels: Tens
     return found
 
 
-@pytest.mark.parametrize("gamma", [2.0, 1.5])
+@pytest.mark.parametrize("gamma", [2.0, pytest.param(1.5, marks=pytest.mark.long)])
 @pytest.mark.parametrize("reduction", ["none", "sum"])
 def test_focal_forward(race: Callable[..., Any], reduction: str, gamma: float) -> None:
     logits, classes, labels = detector_outputs(100_000)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 REPOSITORY = Path(__file__).parent.parent
@@ -17,6 +18,13 @@ def shared_path(name: str) -> Path:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--slow", action="store_true", help="also run the tests marked slow")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Random inputs: the same few in every run, and thousands of new ones with --slow."""
+    hypothesis.settings.register_profile("few", max_examples=25, derandomize=True, deadline=None, database=None)
+    hypothesis.settings.register_profile("thousands", max_examples=3000, deadline=None)
+    hypothesis.settings.load_profile("thousands" if config.getoption("--slow") else "few")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -1,0 +1,129 @@
+"""Identities of focal losses, matching, box codes, decoding and box utilities, on inputs drawn at random."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from random_inputs import SEEDS, boxes, generator, grid, near, same
+from torch import Tensor
+
+from pydet import ops
+
+MODES = st.sampled_from(["retinanet", "ssd", "threshold"])
+
+
+def logits_and_classes(seed: int, rows: int, classes: int, scale: float) -> tuple[Tensor, Tensor]:
+    g = generator(seed)
+    return torch.randn(rows, classes, generator=g) * scale, torch.randint(-1, classes + 1, (rows,), generator=g)
+
+
+FOCAL = given(SEEDS, st.integers(0, 40), st.integers(1, 30), st.sampled_from([0.1, 2.0, 30.0]))
+
+
+@FOCAL
+def test_sigmoid_focal_loss_without_focus_is_cross_entropy(seed: int, rows: int, classes: int, scale: float) -> None:
+    logits, _ = logits_and_classes(seed, rows, classes, scale)
+    labels = torch.rand(rows, classes, generator=generator(seed))
+    plain = F.binary_cross_entropy_with_logits(logits, labels, reduction="none")
+    near(ops.sigmoid_focal_loss(logits, labels, -1, 0), plain)
+    near(ops.sigmoid_focal_loss(logits, labels, 0.3, 0), (0.3 * labels + 0.7 * (1 - labels)) * plain)
+    sharp = ops.sigmoid_focal_loss(logits, labels, -1, 2)
+    assert (sharp <= plain + 1e-6).all()
+
+
+@FOCAL
+def test_integer_classes_are_their_one_hot_form(seed: int, rows: int, classes: int, scale: float) -> None:
+    logits, target = logits_and_classes(seed, rows, classes, scale)
+    dense = F.one_hot(target.clamp(min=0), classes + 1)[:, :-1].float()
+    expected = ops.sigmoid_focal_loss(logits, dense) * (target >= 0)[:, None]
+    near(ops.sigmoid_focal_loss(logits, target), expected, 1e-6)
+    near(ops.sigmoid_focal_loss(logits, target, reduction="sum"), expected.sum(), 1e-4)
+    counted = max(int((target >= 0).sum()) * classes, 1)
+    near(ops.sigmoid_focal_loss(logits, target, reduction="mean"), expected.sum() / counted, 1e-4)
+
+
+@FOCAL
+def test_softmax_focal_loss_without_focus_is_cross_entropy(seed: int, rows: int, classes: int, scale: float) -> None:
+    logits, target = logits_and_classes(seed, rows, classes, scale)
+    target = target.clamp(max=classes - 1)
+    weight = torch.rand(classes, generator=generator(seed))
+    losses = ops.softmax_focal_loss(logits, target, 0.0, -1.0, weight, "none")
+    near(losses, F.cross_entropy(logits, target, weight, ignore_index=-1, reduction="none"))
+
+
+@given(st.lists(boxes(most=8), max_size=5), boxes(most=60), MODES)
+def test_matching_a_batch_is_a_loop_over_the_images(truths: list[Tensor], anchors: Tensor, mode: str) -> None:
+    counts = torch.tensor([len(t) for t in truths], dtype=torch.int64)
+    together = torch.cat([torch.zeros(0, 4), *truths])
+    result = ops.match_anchors(anchors, together, counts, mode=mode)
+    assert result.shape == (len(truths), len(anchors))
+    for ours, own in zip(result, truths, strict=True):
+        assert torch.equal(ours, ops.match_anchors(anchors, own, mode=mode))
+
+
+@given(boxes(), boxes(most=8), SEEDS, st.sampled_from(["retinanet", "threshold"]))
+def test_matching_permuted_anchors_is_permuted(anchors: Tensor, truths: Tensor, seed: int, mode: str) -> None:
+    order = torch.randperm(len(anchors), generator=generator(seed))
+    ours = ops.match_anchors(anchors[order], truths, mode=mode)
+    assert torch.equal(ours, ops.match_anchors(anchors, truths, mode=mode)[order])
+
+
+@given(boxes(), boxes(least=1, most=8), st.floats(0.05, 0.9), st.floats(0.05, 0.9))
+def test_a_higher_threshold_matches_fewer(anchors: Tensor, truths: Tensor, one: float, other: float) -> None:
+    low, high = sorted((one, other))
+    many, few = (ops.match_anchors(anchors, truths, None, t, t, "threshold") for t in (low, high))
+    assert torch.equal(few[few >= 0], many[few >= 0])
+    between = ops.match_anchors(anchors, truths, None, high, low, "threshold")
+    assert torch.equal(between == -2, (many >= 0) & (few < 0))
+
+
+@given(SEEDS, st.integers(0, 50), st.sampled_from([None, [10.0, 10.0, 5.0, 5.0], [1.0, 2.0, 3.0, 4.0]]))
+def test_decoding_is_the_inverse_of_encoding(seed: int, n: int, weights: list[float] | None) -> None:
+    g = generator(seed)
+    truths, anchors = grid(n, g), grid(n, g)
+    codes = ops.encode_boxes(truths, anchors, weights)
+    near(ops.decode_boxes(codes, anchors, weights), truths, 1e-3)
+    near(ops.encode_boxes(ops.decode_boxes(codes, anchors, weights), anchors, weights), codes, 1e-3)
+    near(ops.encode_boxes(anchors, anchors, weights), torch.zeros(n, 4), 0)
+
+
+@given(SEEDS, st.integers(1, 3), st.integers(1, 4), st.integers(1, 9), st.integers(1, 9))
+def test_decoding_a_batch_of_maps_is_a_loop(seed: int, batch: int, classes: int, height: int, width: int) -> None:
+    g = generator(seed)
+    maps = torch.randn(batch, 3 * (5 + classes), height, width, generator=g)
+    anchors = torch.rand(3, 2, generator=g) * 50 + 1
+    whole = ops.yolo_decode(maps, anchors, (height * 8, width * 16))
+    parts = [ops.yolo_decode(one[None], anchors, (height * 8, width * 16)) for one in maps]
+    for ours, theirs in zip(whole, zip(*parts, strict=True), strict=True):
+        assert torch.equal(ours, torch.cat(theirs))
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(
+            whole,
+            ops.yolo_decode(maps.contiguous(memory_format=torch.channels_last), anchors, (height * 8, width * 16)),
+            strict=True,
+        )
+    )
+
+
+@given(SEEDS, st.integers(0, 40), st.sampled_from(["xywh", "cxcywh"]))
+def test_converting_there_and_back_changes_no_bit(seed: int, n: int, fmt: str) -> None:
+    found = grid(n, generator(seed))
+    there = ops.box_convert(found, "xyxy", fmt)
+    assert torch.equal(ops.box_convert(there, fmt, "xyxy"), found)
+    assert torch.equal(ops.box_area(there, fmt), ops.box_area(found))
+    same(ops.box_iou(there, there, fmt), ops.box_iou(found, found))
+
+
+@given(boxes(), st.integers(1, 200), st.integers(1, 200))
+def test_clipped_boxes_are_inside_and_stay(found: Tensor, height: int, width: int) -> None:
+    assume(len(found))
+    inside = ops.clip_boxes_to_image(found, (height, width))
+    assert inside.min() >= 0
+    assert (inside <= torch.tensor([width, height, width, height])).all()
+    assert torch.equal(ops.clip_boxes_to_image(inside, (height, width)), inside)
+    large = ops.remove_small_boxes(inside, 3.0)
+    sides = inside[:, 2:] - inside[:, :2]
+    assert torch.equal(large, torch.nonzero(sides.min(dim=1).values >= 3.0)[:, 0])
