@@ -149,7 +149,8 @@ def test_second_gradient(case: OpCase) -> None:
         found.append(torch.autograd.grad(sum((g**2).sum() for g in first), leaves))
     torch.testing.assert_close(*found, rtol=1e-7, atol=1e-10)
     if not case.constant_in_gradient:
-        # Differences of losses of a hundred have no more digits.
+        # Differences of losses of a hundred have no more digits. The weights of the outputs are drawn: from one seed.
+        torch.manual_seed(0)
         assert torch.autograd.gradgradcheck(case.function, tuple(args), atol=1e-4)
 
 

@@ -100,8 +100,8 @@ void focal_values(const FocalParameters<T>& f, const FocalBlock<T>& block, bool 
   for (int64_t i = 0; any != 0 && i < block.n; ++i) soft |= bits_of(t[i] * t[i] - t[i]);
   bool ordinary = false;
   if constexpr (std::is_same_v<T, float>) {
-    ordinary = any == 0 ? focal_background<kPower, kGradient>(f, block)
-                        : focal_labels<kPower, kGradient, true>(f, block);
+    ordinary =
+        any == 0 ? focal_background<kPower, kGradient>(f, block) : focal_labels<kPower, kGradient, true>(f, block);
   }
   if (!ordinary) focal_labels<kPower, kGradient, false>(f, block);
   if (soft != 0) focal_soft_labels<kPower, kGradient>(f, block);

@@ -51,8 +51,8 @@ PYDET_HD LossAndGradient<T> focal_of_background(T x, T weight, T gamma) {
 template <FocalPower kPower, bool kFused, bool kOrdinary, typename T>
 PYDET_HD LossAndGradient<T> focal_of_label(T x, T t, T alpha, T not_alpha, T gamma) {
   const T side = T(0.5) - t;
-  const LossAndGradient<T> one = focal_of_background<kPower, kFused, kOrdinary>(
-      negated_by(side, x), by_sign(side, alpha, not_alpha), gamma);
+  const LossAndGradient<T> one =
+      focal_of_background<kPower, kFused, kOrdinary>(negated_by(side, x), by_sign(side, alpha, not_alpha), gamma);
   return {one.loss, negated_by(side, one.gradient)};
 }
 

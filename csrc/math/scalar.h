@@ -69,8 +69,8 @@ PYDET_HD float float_of(uint32_t bits) {
   return x;
 }
 
-// a * b + c. kFused: rounded once, by the instruction that GPUs, 64-bit ARM and x86 from AVX2 on have, to the same bits.
-// Older x86 rounds twice: software that rounds once takes hundreds of times as long.
+// a * b + c. kFused: rounded once, by the instruction that GPUs, 64-bit ARM and x86 from AVX2 on have, to the same
+// bits. Older x86 rounds twice: software that rounds once takes hundreds of times as long.
 template <bool kFused>
 PYDET_HD float fused(float a, float b, float c) {
   return kFused ? std::fma(a, b, c) : a * b + c;
@@ -115,7 +115,7 @@ PYDET_HD float float_of_half(uint16_t half) {
   const uint32_t magnitude = static_cast<uint32_t>(half & 0x7fff) << 13;
   const uint32_t sign = static_cast<uint32_t>(half & 0x8000) << 16;
   const uint32_t finite = bits_of(float_of(magnitude) * 5.192296858534828e33f);  // 2^112
-  const uint32_t special = magnitude | 0x7f800000u;                              // inf, or NaN with its payload
+  const uint32_t special = magnitude | 0x7f800000u;  // inf, or NaN with its payload
   return float_of(sign | (magnitude >= 0x0f800000u ? special : finite));
 }
 
@@ -178,8 +178,7 @@ template <bool kFused = false, bool kOrdinary = false>
 PYDET_HD float exp_of_negative(float x) {
   // at -88 the exponent is -127, whose power of two is 0
   const ScaledExp e = scaled_exp<kFused>(kOrdinary || !(x < -88.0f) ? x : -88.0f);
-  return kOrdinary ? float_of(bits_of(e.mantissa) + (e.low_bits << 23))
-                   : e.mantissa * power_of_two(e.exponent);
+  return kOrdinary ? float_of(bits_of(e.mantissa) + (e.low_bits << 23)) : e.mantissa * power_of_two(e.exponent);
 }
 template <bool kFused = false, bool kOrdinary = false>
 PYDET_HD double exp_of_negative(double x) {

@@ -103,9 +103,23 @@ def _backward(ctx, grad: Tensor):  # type: ignore[no-untyped-def]
     return gradient.to(conditional.dtype), None
 
 
-def _no_second_gradient(ctx, *grads: Tensor):  # type: ignore[no-untyped-def]
-    raise RuntimeError("tree_probabilities: the gradient itself has no gradient; reference.tree_probabilities has one")
+def _second_setup_context(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
+    grad, conditional, _, parents = inputs
+    ctx.save_for_backward(grad, conditional, parents)
+
+
+def _second_backward(ctx, upstream: Tensor):  # type: ignore[no-untyped-def]
+    """By the reference. What depends on the absolute probabilities is part of what depends on the conditional ones."""
+    grad, conditional, parents = ctx.saved_tensors
+    leaves = [t.detach().requires_grad_() for t in (grad, conditional)]
+    with torch.enable_grad():
+        absolute = reference.tree_probabilities(leaves[1], parents)
+        (gradient,) = torch.autograd.grad(absolute, leaves[1], leaves[0], create_graph=True)
+    of_grad, of_conditional = torch.autograd.grad(gradient, leaves, upstream.to(gradient.dtype), allow_unused=True)
+    return of_grad, of_conditional, None, None
 
 
 torch.library.register_autograd("pydet::tree_probabilities", _backward, setup_context=_setup_context)
-torch.library.register_autograd("pydet::_tree_probabilities_backward", _no_second_gradient)
+torch.library.register_autograd(
+    "pydet::_tree_probabilities_backward", _second_backward, setup_context=_second_setup_context
+)
