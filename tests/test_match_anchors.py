@@ -65,6 +65,13 @@ def test_each_anchor_keeps_its_own_best_ground_truth() -> None:
     assert match_anchors(anchor, truths.flip(0), mode="ssd").tolist() == [1]
 
 
+def test_ssd_forces_an_anchor_that_a_later_ground_truth_overlaps_more() -> None:
+    """IoU with the first anchor 100 / 140 and 140 / 160, with the second 100 / 160 and 1."""
+    anchors, truths = boxes_of((0, 0, 10, 14), (0, 0, 10, 16)), boxes_of((0, 0, 10, 10), (0, 0, 10, 16))
+    assert match_anchors(anchors, truths, mode="threshold").tolist() == [1, 1]
+    assert match_anchors(anchors, truths, mode="ssd").tolist() == [0, 1]
+
+
 def test_first_of_equal_ground_truths_wins() -> None:
     truth = boxes_of((0, 0, 10, 10))
     assert match_anchors(truth, truth.expand(3, 4), mode="threshold").tolist() == [0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import os
 import re
@@ -13,8 +14,8 @@ from typing import Any
 import pytest
 import torch
 from more_inputs import yolo_decode, yolo_grid_decode
-from op_cases import aligned_boxes, random_boxes
-from op_checks import outputs
+from op_cases import OP_CASES, aligned_boxes, random_boxes
+from op_checks import inputs_of, outputs
 from torch import Tensor
 
 from pydet import ops, reference
@@ -49,6 +50,12 @@ def kin_inputs(n: int, dtype: torch.dtype, *options: Any) -> list[tuple[Any, ...
     return [(a, b[: n // 2], *options), (bad, bad, *options), (a, b, *options, True), (bad, a, *options, True)]
 
 
+def registered_inputs(name: str, n: int, dtype: torch.dtype) -> list[tuple[Any, ...]]:
+    """Those of the CUDA kernels, fewer: the interpreter takes a loop over the ground truths step by step."""
+    case = next(case for case in OP_CASES if case.name == name)
+    return inputs_of(case, int(n**0.3), dtype)
+
+
 # kernel: its inputs; relative and absolute tolerance, zero where the arithmetic is that of the reference bit by bit
 INPUTS = {
     "box_iou": (box_iou_inputs, 0.0, 0.0),
@@ -58,6 +65,8 @@ INPUTS = {
     "complete_box_iou": (lambda n, dtype: kin_inputs(n, dtype, 1e-3), 1e-6, 1e-6),
     "yolo_decode": (yolo_decode.inputs, 5e-6, 1e-4),
     "yolo_grid_decode": (yolo_grid_decode.inputs, 5e-6, 1e-4),
+    "match_anchors": (functools.partial(registered_inputs, "match_anchors"), 0.0, 0.0),
+    "match_cells": (functools.partial(registered_inputs, "match_cells"), 0.0, 0.0),
 }
 
 POINTERS = ("*fp32", "*fp64", "*fp16", "*bf16")
@@ -99,12 +108,31 @@ def yolo_grid_decode_signature(pointer: str) -> tuple[dict[str, str], dict[str, 
     return arguments, {**options, "COMPUTE": compute, "CELLS": 32, "CLASSES": 32}
 
 
-# kernel, less its "_kernel": how it is called; in the file of its name, or of what follows "aligned_"
+def match_anchors_signature(phase: str, asked: str, pointer: str) -> tuple[dict[str, str], dict[str, Any]]:
+    double = pointer == "*fp64"  # other types are brought to float32 before
+    arguments = dict.fromkeys(("anchors", "truths"), "*fp64" if double else "*fp32")
+    arguments |= {"offsets": "*i64", "highest": "*i64" if double else "*i32", "first": "*i64", "out": "*i64"}
+    arguments |= {"count": "i32", "image_stride": "i64", **dict.fromkeys(("high", "low"), "i64" if double else "i32")}
+    return arguments, {"PHASE": phase, "ASKED": asked, "ANCHORS": 64}
+
+
+def match_cells_signature(pointer: str) -> tuple[dict[str, str], dict[str, Any]]:
+    boxes = "*fp64" if pointer == "*fp64" else "*fp32"
+    arguments = {"predictions": boxes, "truths": boxes, "offsets": "*i64", "threshold": boxes, "matches": "*i64"}
+    return {**arguments, "count": "i32"}, {"PREDICTIONS": 64}
+
+
+# kernel, less its "_kernel", after a dot which of its variants; in the file of its name, or of what follows "aligned_"
 SIGNATURES = {
     "box_iou": box_iou_signature,
     "aligned_box_iou": aligned_box_iou_signature,
     "yolo_decode": yolo_decode_signature,
     "yolo_grid_decode": yolo_grid_decode_signature,
+    "match_anchors.threshold": functools.partial(match_anchors_signature, "best", "no"),
+    "match_anchors.retinanet": functools.partial(match_anchors_signature, "best", "restore"),
+    "match_anchors.restore": functools.partial(match_anchors_signature, "restore", "restore"),
+    "match_anchors.first": functools.partial(match_anchors_signature, "first", "first"),
+    "match_cells": match_cells_signature,
 }
 
 
@@ -118,7 +146,7 @@ def test_every_kernel_is_tested() -> None:
     assert {name for name in ops.OPERATORS if _triton_operator(name)} == set(INPUTS)
     files = {path.stem: path.read_text() for path in (HERE.parent / "triton_kernels").glob("*.py")}
     kernels = {kernel for text in files.values() for kernel in re.findall(r"def (\w+)_kernel\(", text)}
-    assert kernels == set(SIGNATURES)
+    assert kernels == {name.split(".")[0] for name in SIGNATURES}
 
 
 @pytest.mark.skipif(not INTERPRETED, reason="runs in the process that test_interpreter starts")
@@ -158,9 +186,10 @@ def test_compiles_without_a_gpu(name: str, pointer: str, architecture: int) -> N
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
+    signature, constants = SIGNATURES[name](pointer)
+    name = name.split(".")[0]
     stem = name.removeprefix("aligned_")
     kernel = getattr(importlib.import_module(f"pydet.triton_kernels.{stem}"), f"{name}_kernel")
-    signature, constants = SIGNATURES[name](pointer)
     assert [*signature, *constants] == kernel.arg_names
     source = ASTSource(
         fn=kernel, signature={**signature, **dict.fromkeys(constants, "constexpr")}, constexprs=constants
@@ -168,7 +197,10 @@ def test_compiles_without_a_gpu(name: str, pointer: str, architecture: int) -> N
     compiled = triton.compile(source, target=GPUTarget("cuda", architecture, 32), options={"enable_fp_fusion": False})
     assert compiled.asm["cubin"][:4] == b"\x7fELF"
     assert f".target sm_{architecture}" in compiled.asm["ptx"]
-    assert "fma.rn.f32" not in compiled.asm["ptx"] or "box_iou" not in name
+    assert "fma.rn.f32" not in compiled.asm["ptx"] or name.startswith("yolo")
+
+
+CELLS = (torch.zeros(1, 12, 4), torch.zeros(1, 4), torch.tensor([1]))
 
 
 @pytest.mark.parametrize(
@@ -186,6 +218,14 @@ def test_compiles_without_a_gpu(name: str, pointer: str, architecture: int) -> N
             (torch.zeros(1, 7, 4), torch.zeros(7, 4)),
             r"leading dimensions, got \[1, 7, 4\]",
         ),
+        ("match_anchors", (torch.zeros(7, 5), torch.zeros(1, 4)), r"or \[B, A, 4\] with counts, got \[7, 5\]"),
+        ("match_anchors", (torch.zeros(7, 4), torch.zeros(1, 4), None, 0.4, 0.5), "high_threshold = 0.4, got 0.5"),
+        ("match_anchors", (torch.zeros(7, 4), torch.zeros(1, 4), None, 0.5, 0.4, "x"), "'threshold', got 'x'"),
+        ("match_cells", (*CELLS, (2, 5), (9, 9)), "for the 2 x 5 grid and fewer than 2\\^31, got 12"),
+        ("match_cells", (*CELLS, (2, 3), (9, 0)), r"image_size must be .*, got \[9, 0\]"),
+        ("match_cells", (*CELLS, (2, 3), (9, 9), "shape", torch.ones(3, 2)), r"or come with a mask, got \[3, 2\]"),
+        ("match_cells", (*CELLS, (2, 3), (9, 9), "shape", torch.ones(3, 2), [0, 3]), r"3 priors, got \[0, 3\]"),
+        ("match_cells", (*CELLS, (2, 3), (9, 9), "shape", None, None, -1.0), "must be at least 0, got -1"),
         ("yolo_decode", (torch.zeros(1, 20, 2, 2), torch.ones(3, 2), (64, 64)), "for the A = 3 anchors, got"),
         ("yolo_decode", (torch.zeros(1, 18, 2, 2), torch.ones(3, 2), (64, 0)), r"must be positive, got \(64, 0\)"),
         ("yolo_decode", (torch.zeros(1, 18, 2, 2), torch.ones(3, 2), (64, 64), "tree"), "or 'logits', got 'tree'"),

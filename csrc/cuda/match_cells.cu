@@ -1,6 +1,6 @@
-#include "match_anchors.cuh"
-
 #include <tuple>
+
+#include "match_anchors.cuh"
 
 namespace pydet {
 namespace {

@@ -43,5 +43,8 @@ def inputs(n: int, dtype: torch.dtype) -> list[tuple[Any, ...]]:
         counts = torch.tensor([n, 0, 3 * n, n])
         own = torch.stack([on_a_grid(17 * n, generator, image // 2) for image in range(4)]).to(dtype)
         found.append((own, truths.to(dtype), counts.int(), 0.3, -1.0, mode))
+    # The first forces an anchor that the second overlaps more, and whose own best is the other anchor.
+    taken = torch.tensor([(0, 0, 10, 14), (0, 0, 10, 16.0)]), torch.tensor([(0, 0, 10, 10), (0, 0, 10, 16.0)])
+    found.append((taken[0].to(dtype), taken[1].to(dtype), None, 0.5, None, "ssd"))
     far = on_a_grid(5 * n, generator, 0) + 1000  # apart from every anchor: best IoUs of 0
     return [*found, *((anchors.to(dtype), far.to(dtype), counts, 0.5, 0.4, mode) for mode in ("retinanet", "ssd"))]
