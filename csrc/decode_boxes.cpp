@@ -57,8 +57,7 @@ void decode_gradient_fill(const Tensor& grad, const Tensor& codes, const Tensor&
 std::tuple<Tensor, Tensor> decode_boxes_backward_cpu(const Tensor& grad, const Tensor& rel_codes, const Tensor& boxes,
                                                      std::vector<double> weights, double bbox_xform_clip) {
   check_decode_boxes(rel_codes, boxes, weights, bbox_xform_clip);
-  PYDET_CHECK(grad.sizes() == rel_codes.sizes(), "_decode_boxes_backward: grad must be ", shape_of(rel_codes), ", got ",
-              shape_of(grad));
+  check_code_gradient("_decode_boxes_backward", grad, rel_codes);
   const ScalarType dtype = code_dtype(rel_codes, boxes);
   std::vector<int64_t> box_shape = shape_vector(rel_codes);
   box_shape.back() = 4;

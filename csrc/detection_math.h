@@ -1,6 +1,7 @@
 // All arithmetic on boxes, written once, without torch, for host and device: one header a family of operators.
 #pragma once
 
+#include "math/anchor_kmeans.h"
 #include "math/box.h"
 #include "math/box_codes.h"
 #include "math/box_iou.h"

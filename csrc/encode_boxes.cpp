@@ -52,8 +52,7 @@ void encode_gradient_fill(const Tensor& grad, const Tensor& targets, const Tenso
 std::tuple<Tensor, Tensor> encode_boxes_backward_cpu(const Tensor& grad, const Tensor& reference_boxes,
                                                      const Tensor& proposals, std::vector<double> weights) {
   check_encode_boxes(reference_boxes, proposals, weights);
-  PYDET_CHECK(grad.sizes() == reference_boxes.sizes(), "_encode_boxes_backward: grad must be ",
-              shape_of(reference_boxes), ", got ", shape_of(grad));
+  check_code_gradient("_encode_boxes_backward", grad, reference_boxes);
   const ScalarType dtype = code_dtype(reference_boxes, proposals);
   Tensor grad_targets = new_dense(grad, shape_vector(grad), dtype);
   Tensor grad_boxes = new_dense(grad, shape_vector(grad), dtype);

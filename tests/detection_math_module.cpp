@@ -41,6 +41,20 @@ T yolo_corner(T tx, T ty, T tw, T th, T column, T row, T stride_x, T stride_y, T
                    i);
 }
 
+template <typename T>
+T yolo_grid_corner(T px, T py, T pw, T ph, T column, T row, T stride, T extent, bool roots, int i) {
+  const YoloAxis<T> axis{stride, extent};
+  return component(yolo_grid_box(px, py, pw, ph, column, row, axis, axis, roots), i);
+}
+
+// The parts are first + i * step.
+template <typename T>
+T combined_parts(T first, T step, bool largest) {
+  T parts[kSoftmaxParts];
+  for (int i = 0; i < kSoftmaxParts; ++i) parts[i] = first + static_cast<T>(i) * step;
+  return largest ? largest_part(parts) : sum_of_parts(parts);
+}
+
 template <typename T, bool kFused, bool kOrdinary>
 T logistic_part(T x, int i) {
   const Logistic<T> l = logistic<kFused, kOrdinary>(x);
@@ -121,6 +135,14 @@ void define(py::module_ m) {
   m.def("shape_iou", py::vectorize(shape_iou_of<T>));
   m.def("cell_at", py::vectorize(cell_index<T>));
   m.def("yolo_box", py::vectorize(yolo_corner<T>));
+  m.def("yolo_grid_box", py::vectorize(yolo_grid_corner<T>));
+  m.def("yolo_score", py::vectorize([](T confidence, T logit, int classes) {
+          return classes == 0   ? yolo_score<YoloClasses::sigmoid>(confidence, logit)
+                 : classes == 2 ? yolo_score<YoloClasses::logits>(confidence, logit)
+                                : yolo_score<YoloClasses::linear>(confidence, logit);
+        }));
+  m.def("combined_parts", py::vectorize(combined_parts<T>));
+  m.def("shape_iou", py::vectorize([](T w1, T h1, T w2, T h2) { return shape_iou(w1, h1, w1 * h1, w2, h2, w2 * h2); }));
 }
 
 }  // namespace
@@ -129,6 +151,10 @@ PYBIND11_MODULE(detection_math_module, m) {
   define<float, false>(m.def_submodule("f32"));
   define<float, true>(m.def_submodule("f32_fused"));
   define<double, false>(m.def_submodule("f64"));
+  m.def("next_random", [](uint64_t state) {
+    const uint64_t number = next_random(state);
+    return py::make_tuple(state, number);
+  });
   m.def("float_of_half", py::vectorize(float_of_half));
   m.def("float_of_bfloat16", py::vectorize(float_of_bfloat16));
 }

@@ -388,6 +388,60 @@ def test_yolo_box_special_values(math: ModuleType) -> None:
     assert nan == [[True, False, True, False], [False, True, False, True]] * 2
 
 
+def test_yolo_grid_box_by_hand(math: ModuleType) -> None:
+    """Cell (column 2, row 1) of 32 pixels, a picture of 96; 0.5^2 = 1/4 of it, or half of it."""
+    for f in (math.f32, math.f64):
+        given = 0.25, 0.75, 0.5, -0.5, 2, 1, 32, 96
+        assert [f.yolo_grid_box(*given, True, i) for i in range(4)] == [72 - 12, 56 - 12, 72 + 12, 56 + 12]
+        assert [f.yolo_grid_box(*given, False, i) for i in range(4)] == [72 - 24, 56 + 24, 72 + 24, 56 - 24]
+
+
+def test_yolo_scores(math: ModuleType) -> None:
+    sigmoid, logits, linear = 0, 2, 3
+    assert math.f64.yolo_score(0.5, np.log(3), sigmoid) == pytest.approx(0.375, rel=1e-15)
+    assert math.f32.yolo_score(0.5, -7, logits) == -7
+    assert math.f32.yolo_score(0.5, -7, linear) == -3.5
+
+
+def test_parts_of_a_softmax(math: ModuleType) -> None:
+    """Sixteen parts, added by halves; one after the other the float sum of 0.8 + 0.01 i has another last bit."""
+    assert math.f64.combined_parts(1.0, 2.0, False) == sum(range(1, 32, 2))
+    assert math.f64.combined_parts(1.0, 2.0, True) == math.f64.combined_parts(31.0, -2.0, True) == 31
+    parts = F32(0.8) + np.arange(16, dtype=F32) * F32(0.01)
+    halves = parts
+    while len(halves) > 1:
+        halves = halves[: len(halves) // 2] + halves[len(halves) // 2 :]
+    in_order = F32(0)
+    for part in parts:
+        in_order += part
+    result = F32(math.f32.combined_parts(F32(0.8), F32(0.01), False))
+    assert result == halves[0]
+    assert result != in_order
+
+
+def test_shape_iou(math: ModuleType) -> None:
+    for f in (math.f32, math.f64):
+        assert f.shape_iou(2, 3, 4, 6) == 0.25
+        assert f.shape_iou(1, 8, 8, 1) == pytest.approx(1 / 15, rel=1e-7)
+        sizes = np.random.default_rng(0).lognormal(3, 2, (2, 1000)).astype(F32 if f is math.f32 else np.float64)
+        assert (f.shape_iou(*sizes, *sizes) == 1).all()
+
+
+def test_random_numbers_are_splitmix64(math: ModuleType) -> None:
+    """The first numbers of the authors' program from the seed 1234567."""
+    state, numbers = 1234567, []
+    for _ in range(5):
+        state, number = math.next_random(state)
+        numbers.append(number)
+    assert numbers == [
+        6457827717110365317,
+        3203168211198807973,
+        9817491932198370423,
+        4593380528125082431,
+        16408922859458223821,
+    ]
+
+
 def test_rank_orders_as_numbers_do(math: ModuleType) -> None:
     for f, dtype in ((math.f32, np.float32), (math.f64, np.float64)):
         tiny = np.finfo(dtype).smallest_subnormal

@@ -48,9 +48,15 @@ def box_codes(scale: float, device: str) -> Arguments:
     return torch.randn(16, len(anchors), 4, device=device), anchors, [10.0, 10.0, 5.0, 5.0]
 
 
-def yolo_maps(dtype: torch.dtype, layout: torch.memory_format, scale: float, device: str) -> Arguments:
+def boxes_and_anchors(scale: float, device: str) -> Arguments:
+    g = torch.Generator().manual_seed(0)
+    anchors, boxes = (random_boxes(n * scaled(120_000, scale), g).to(device) for n in (1, 16))
+    return boxes.view(16, -1, 4), anchors, [10.0, 10.0, 5.0, 5.0]
+
+
+def yolo_maps(dtype: torch.dtype, layout: torch.memory_format, classes: str, scale: float, device: str) -> Arguments:
     maps = torch.randn(scaled(64, scale), 255, 76, 76, device=device).to(dtype).contiguous(memory_format=layout)
-    return maps, torch.tensor([[10.0, 13.0], [16.0, 30.0], [33.0, 23.0]], device=device), (608, 608)
+    return maps, torch.tensor([[10.0, 13.0], [16.0, 30.0], [33.0, 23.0]], device=device), (608, 608), classes
 
 
 def anchors_and_truths(scale: float, device: str) -> Arguments:

@@ -179,17 +179,26 @@ WORKLOADS = [
         Workload(
             name=f"yolo_decode 64 x 255 x 76 x 76 {kind}",
             operator="yolo_decode",
-            make_inputs=functools.partial(inputs.yolo_maps, dtype, layout),
+            make_inputs=functools.partial(inputs.yolo_maps, dtype, layout, classes),
             equal=close,
             moved=read_and_written,
             with_reference=kind == "float32",
             aims={"percent": 85},
         )
-        for kind, dtype, layout in (
-            ("float32", torch.float32, torch.contiguous_format),
-            ("float32 channels last", torch.float32, torch.channels_last),
-            ("float16", torch.float16, torch.contiguous_format),
+        for kind, dtype, layout, classes in (
+            ("float32", torch.float32, torch.contiguous_format, "sigmoid"),
+            ("float32 channels last", torch.float32, torch.channels_last, "sigmoid"),
+            ("float16", torch.float16, torch.contiguous_format, "sigmoid"),
+            ("float32 softmax", torch.float32, torch.contiguous_format, "softmax"),
         )
+    ),
+    Workload(
+        name="encode_boxes 16 x 120k",
+        operator="encode_boxes",
+        make_inputs=inputs.boxes_and_anchors,
+        equal=close,
+        moved=read_and_written,
+        with_reference=True,
     ),
     Workload(
         name="decode_boxes 16 x 120k",

@@ -50,4 +50,9 @@ inline void check_decode_boxes(const Tensor& rel_codes,  // [..., N, 4 * K]
   PYDET_CHECK(bbox_xform_clip == bbox_xform_clip, op, ": bbox_xform_clip must be a number, got nan");
 }
 
+// The gradient of the result is of the shape of the first tensor.
+inline void check_code_gradient(const char* op, const Tensor& grad, const Tensor& first) {
+  PYDET_CHECK(grad.sizes() == first.sizes(), op, ": grad must be ", shape_of(first), ", got ", shape_of(grad));
+}
+
 }  // namespace pydet

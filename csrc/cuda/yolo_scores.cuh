@@ -2,10 +2,9 @@
 #pragma once
 
 #include <limits>
-#include <type_traits>
 
 #include "../math/yolo_decode.h"
-#include "cuda_utils.cuh"
+#include "four.cuh"
 
 namespace pydet {
 
@@ -19,12 +18,7 @@ __device__ T load(const In* at) {
 
 template <typename T>
 __device__ void store_box(Box<T> b, T* boxes, int64_t row) {
-  if constexpr (std::is_same_v<T, float>) {
-    reinterpret_cast<float4*>(boxes)[row] = make_float4(b.x1, b.y1, b.x2, b.y2);
-  } else {
-    reinterpret_cast<double2*>(boxes)[2 * row] = make_double2(b.x1, b.y1);
-    reinterpret_cast<double2*>(boxes)[2 * row + 1] = make_double2(b.x2, b.y2);
-  }
+  store_four<T>(boxes, row, {b.x1, b.y1, b.x2, b.y2});
 }
 
 // The parts of one cell, which lie in a column.
