@@ -54,6 +54,16 @@ def test_batches_have_what_the_operators_take() -> None:
     assert matched[0].tolist() == [0, 1, 2, 3, 4]  # the first five boxes are themselves
 
 
+def test_an_epoch_draws_anew() -> None:
+    """There is one picture: each batch has it in two epochs, and each looks different, with another seed too."""
+    pictures = [image for batch in loaded(0, size=(96, 96)) for image in batch.images]
+    assert not any(torch.equal(a, b) for n, a in enumerate(pictures) for b in pictures[:n])
+    data = load_dataset(BCCD, "test")
+    one, other = (TrainingSet(data, DarknetPlace(), seed)[Request(0, 0, (96, 96))].sample.image for seed in (3, 4))
+    assert torch.equal(one, pictures[0])
+    assert not torch.equal(one, other)
+
+
 def test_epochs_see_every_picture_once() -> None:
     seen = [request for batch in Batches(10, 4, 25, size=(32, 32), seed=1) for request in batch]
     assert len(seen) == 100
