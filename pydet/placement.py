@@ -28,5 +28,5 @@ class Placement:
 
     def to_batch(self, boxes: Tensor, images: Tensor) -> Tensor:
         """The way there: boxes [G, 4] xyxy of the pictures, the picture of each in `images` [G]."""
-        offset, scale = (t.to(boxes.device, boxes.dtype).repeat(1, 2)[images] for t in (self.offset, self.scale))
-        return boxes / scale + offset
+        offset, shrink = (t.to(boxes.device, boxes.dtype).repeat(1, 2)[images] for t in (self.offset, 1 / self.scale))
+        return boxes * shrink + offset

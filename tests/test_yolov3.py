@@ -117,7 +117,8 @@ def test_pictures_of_several_sizes_at_once(tiny: Darknet, dog: Tensor) -> None:
 
 
 def test_thresholds(tiny: Darknet, dog: Tensor) -> None:
-    (loose,), (strict,), (all_,) = tiny([dog], 0.1), tiny([dog], 0.6), tiny([dog], 0.1, 1.0)
+    (loose,), (strict,) = tiny([dog], score_threshold=0.1), tiny([dog], score_threshold=0.6)
+    (all_,) = tiny([dog], score_threshold=0.1, iou_threshold=1.0)
     assert (loose["scores"] > 0.1).all()
     assert torch.equal(strict["scores"], loose["scores"][loose["scores"] > 0.6])
     assert len(all_["scores"]) > len(loose["scores"])
