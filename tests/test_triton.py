@@ -53,7 +53,7 @@ def kin_inputs(n: int, dtype: torch.dtype, *options: Any) -> list[tuple[Any, ...
 def registered_inputs(name: str, n: int, dtype: torch.dtype) -> list[tuple[Any, ...]]:
     """Those of the CUDA kernels, fewer: the interpreter takes a loop over the ground truths step by step."""
     case = next(case for case in OP_CASES if case.name == name)
-    return inputs_of(case, int(n**0.3), dtype)
+    return inputs_of(case, int(n**0.2), dtype)
 
 
 # kernel: its inputs; relative and absolute tolerance, zero where the arithmetic is that of the reference bit by bit
