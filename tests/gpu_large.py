@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from op_cases import random_tree
 from op_checks import Arguments, assert_close, outputs
 from torch import Tensor
 
@@ -78,6 +79,11 @@ def many_anchors(elements: int, device: str) -> Arguments:
     return boxes_on(device, elements // objects + 1), boxes_on(device, objects), None, 0.5, 0.4, "threshold"
 
 
+def rows_of_a_tree(elements: int, device: str) -> Arguments:
+    parents = random_tree(1000, torch.Generator().manual_seed(0)).to(device)
+    return torch.rand(elements // 1000 + 2, 1000, device=device, dtype=torch.float16), parents
+
+
 def last_of_each(count: int, arguments: int) -> Callable[[Arguments], Arguments]:
     """The last rows of the first tensors, the rest as it is."""
     return lambda args: (*(a[-count:] for a in args[:arguments]), *args[arguments:])
@@ -95,6 +101,9 @@ LARGE_CASES = [
     LargeCase("decode_boxes", codes, last_of_each(1000, 2), last_rows, 30),
     LargeCase("encode_boxes", lambda *a: (*pairs(*a), [1.0] * 4), last_of_each(1000, 2), last_rows, 30),
     LargeCase("match_anchors", many_anchors, last_of_each(1000, 1), last_rows, 1),
+    LargeCase("tree_predict", rows_of_a_tree, last_of_each(9, 1), last_rows, 10),
+    LargeCase("tree_probabilities", rows_of_a_tree, last_of_each(9, 1), last_rows, 20),
+    LargeCase("tree_softmax", rows_of_a_tree, last_of_each(9, 1), last_rows, 20),
 ]
 
 
