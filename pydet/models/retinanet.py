@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from pydet import ops
+from pydet.losses import Targets, retinanet_loss
 from pydet.models.anchors import grid_anchors, retinanet_sides
 from pydet.models.backbones.fpn import FeaturePyramid
 from pydet.models.backbones.resnet import FrozenBatchNorm2d, ResNet
@@ -95,6 +96,9 @@ class RetinaNet(DetectionModel):
         shortest: pictures are scaled so that the short side has so many pixels ...
         longest: ... or, where the long side would have more than this, so that it has these.
         width: channels of the first stage of the ResNet; the pyramid has four times as many.
+
+    Attributes:
+        box_loss: "l1" in version 1, "giou" in version 2, as torchvision's; the paper's "smooth_l1" can be set.
     """
 
     level_top_k = 1000
@@ -115,6 +119,7 @@ class RetinaNet(DetectionModel):
         self.class_names = list(class_names)
         self.shortest, self.longest = shortest, longest
         second = version == 2
+        self.box_loss = "giou" if second else "l1"
         body = ResNet(depth, nn.BatchNorm2d if second or not frozen else FrozenBatchNorm2d, width)
         self.backbone = Backbone(body, 4 * width, p6_from_c5=second)
         norm = functools.partial(nn.GroupNorm, min(32, width)) if second else None
@@ -143,6 +148,16 @@ class RetinaNet(DetectionModel):
             for sides, grid in zip(SIDES, grids, strict=True)
         ]
         return *self.head(levels), anchors
+
+    def loss(
+        self,
+        raw: tuple[Tensor, Tensor, list[Tensor]],
+        targets: Targets,
+        image_size: tuple[int, int] | None = None,
+        seen: int | None = None,
+    ) -> dict[str, Tensor]:
+        logits, codes, anchors = raw
+        return retinanet_loss(logits, codes, torch.cat(anchors), targets, BOX_WEIGHTS, self.box_loss)
 
     def predict(self, x: Tensor, sizes: Tensor) -> tuple[Tensor, Tensor]:
         raise NotImplementedError("RetinaNet: all boxes of all classes are never made; see detect_batch")

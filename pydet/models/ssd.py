@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pydet import ops
+from pydet.losses import Targets, ssd_loss
 from pydet.models.anchors import default_boxes
 from pydet.models.backbones.vgg import vgg16_stages
 from pydet.models.detection import DetectionModel
@@ -169,6 +170,15 @@ class SSD(DetectionModel):
     def forward_heads(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Class logits [B, N, C], the background's first, and box codes [B, N, 4] of a batch."""
         return self.head(self.backbone(x))
+
+    def loss(
+        self,
+        raw: tuple[Tensor, Tensor],
+        targets: Targets,
+        image_size: tuple[int, int] | None = None,
+        seen: int | None = None,
+    ) -> dict[str, Tensor]:
+        return ssd_loss(*raw, self.boxes, targets, BOX_WEIGHTS)
 
     def predict(self, x: Tensor, sizes: Tensor) -> tuple[Tensor, Tensor]:
         logits, codes = self.forward_heads(x)
