@@ -11,8 +11,9 @@ from torch import Tensor
 
 from pydet import models, ops
 from pydet.models import MODELS
-from pydet.models.darknet import CfgError, Darknet, Section, packed, read_cfg
-from pydet.models.darknet.packed import PackedWeight
+from pydet.models import packed
+from pydet.models.darknet import CfgError, Darknet, Section, read_cfg
+from pydet.models.packed import PackedWeight
 
 CFG_FOLDER = Path("/usr/share/darknet/cfg")
 DOG = models.ASSETS / "dog.jpg"

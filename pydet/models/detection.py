@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from pydet import ops
 from pydet.losses import Targets
+from pydet.models.packed import pack
 from pydet.placement import Placement
 
 
@@ -157,9 +158,14 @@ class DetectionModel(nn.Module):
 
     def fuse(self) -> DetectionModel:
         """Folds batch normalisation into the convolutions and lays their weights out for speed; returns self."""
+        pack(self)
         return self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def batch_of(self, pictures: Sequence[Tensor]) -> Tensor:
         """Pictures of one size as a batch of the network's dtype and device."""
-        parameter = next(self.parameters())
-        return torch.stack(list(pictures)).to(parameter.device, parameter.dtype)
+        like = next(self.parameters())
+        shape = (len(pictures), *pictures[0].shape)
+        batch = torch.empty(shape, dtype=like.dtype, device=like.device, memory_format=torch.channels_last)
+        for row, picture in zip(batch, pictures, strict=True):
+            row.copy_(picture)
+        return batch

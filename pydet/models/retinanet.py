@@ -19,6 +19,7 @@ from pydet.models.backbones.fpn import FeaturePyramid
 from pydet.models.backbones.resnet import FrozenBatchNorm2d, ResNet
 from pydet.models.detection import DetectionModel
 from pydet.models.heads import by_anchor
+from pydet.models.packed import PackedConv2d
 from pydet.placement import Placement
 from pydet.preprocess import normalize, short_side
 
@@ -137,7 +138,11 @@ class RetinaNet(DetectionModel):
 
     def fuse(self) -> DetectionModel:
         self.backbone.body.fold()
-        return super().fuse()
+        super().fuse()
+        for module in self.head.modules():
+            if isinstance(module, PackedConv2d):
+                module.packed.most_sizes = len(SIDES)
+        return self
 
     def forward_heads(self, x: Tensor) -> tuple[Tensor, Tensor, list[Tensor]]:
         """Class logits [B, N, C], box codes [B, N, 4], and the anchors [n, 4] of each level, of a batch."""
@@ -147,7 +152,8 @@ class RetinaNet(DetectionModel):
             grid_anchors(sides, grid, (x.shape[-2] // grid[0], x.shape[-1] // grid[1])).to(x.device)
             for sides, grid in zip(SIDES, grids, strict=True)
         ]
-        return *self.head(levels), anchors
+        logits, codes = self.head(levels)
+        return logits, codes.float(), anchors  # half a network has whole boxes
 
     def loss(
         self,
@@ -177,7 +183,7 @@ class RetinaNet(DetectionModel):
             found = self._best_of_level(codes[:, rows], logits[:, rows], level, bound)
             boxes.append(found[0])
             scores.append(found[1])
-        limits = sizes.flip(1).to(x.dtype).repeat(1, 2)[:, None]  # width, height, width, height
+        limits = sizes.flip(1).float().repeat(1, 2)[:, None]  # width, height, width, height
         clipped = torch.cat(boxes, dim=1).clamp(min=0).minimum(limits)
         return self.select(clipped, torch.cat(scores, dim=1), score_threshold, iou_threshold)
 
