@@ -84,6 +84,14 @@ def rows_of_a_tree(elements: int, device: str) -> Arguments:
     return torch.rand(elements // 1000 + 2, 1000, device=device, dtype=torch.float16), parents
 
 
+def losses_and_positives(elements: int, device: str) -> Arguments:
+    anchors = min(elements // 2, 1_000_000)
+    loss = torch.rand(elements // anchors + 1, anchors, device=device, dtype=torch.float16)
+    positive = torch.zeros(loss.shape, device=device, dtype=torch.bool)
+    positive[:, ::100] = True
+    return loss, positive
+
+
 def last_of_each(count: int, arguments: int) -> Callable[[Arguments], Arguments]:
     """The last rows of the first tensors, the rest as it is."""
     return lambda args: (*(a[-count:] for a in args[:arguments]), *args[arguments:])
@@ -100,6 +108,7 @@ LARGE_CASES = [
     LargeCase("yolo_decode", yolo_maps, last_of_each(1, 1), last_rows, 20),
     LargeCase("decode_boxes", codes, last_of_each(1000, 2), last_rows, 30),
     LargeCase("encode_boxes", lambda *a: (*pairs(*a), [1.0] * 4), last_of_each(1000, 2), last_rows, 30),
+    LargeCase("hard_negative_mining", losses_and_positives, last_of_each(1, 2), last_rows, 12),
     LargeCase("match_anchors", many_anchors, last_of_each(1000, 1), last_rows, 1),
     LargeCase("tree_predict", rows_of_a_tree, last_of_each(9, 1), last_rows, 10),
     LargeCase("tree_probabilities", rows_of_a_tree, last_of_each(9, 1), last_rows, 20),
