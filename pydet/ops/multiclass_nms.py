@@ -21,8 +21,8 @@ def multiclass_nms(
     """The post-processing of a batch in one call: threshold, top k, NMS inside each class, best detections.
 
     The shapes of the results depend on no value, so it can be traced by `torch.compile(fullgraph=True)` and
-    `torch.export` as it is. Image i has `count[i]` detections; what stands behind them is padding. An image gives what
-    this loop gives, to the last bit:
+    `torch.export` as it is, and on CUDA it waits for nothing: a CUDA graph can hold it. Image i has `count[i]`
+    detections; what stands behind them is padding. An image gives what this loop gives, to the last bit:
 
         row, label = (scores[i] > score_threshold).nonzero().T
         top = sort by decreasing score, ties by row and then by label, the first pre_nms_top_k
@@ -35,7 +35,9 @@ def multiclass_nms(
         score_threshold: A score must be greater, compared in float32 (float64 for float64 scores); NaN never is.
         iou_threshold: as in `nms`.
         max_per_image: at least 1; the size K of the results.
-        pre_nms_top_k: at least 1; how many scores of an image enter the NMS. None: all.
+        pre_nms_top_k: at least 1; how many scores of an image enter the NMS. None: all. On CUDA the workspace grows
+            with it, by about 200 bytes a score; without it the scores are taken in rounds until the results are full,
+            in less than 1 MB an image unless max_per_image is above 2,000.
         class_agnostic: boxes of different classes suppress each other too.
         multi_label: False: each row only competes with its best class, the first of equal ones.
 

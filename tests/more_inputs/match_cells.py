@@ -21,6 +21,7 @@ def inputs(n: int, dtype: torch.dtype) -> list[tuple[Any, ...]]:
         found += [
             (*shared, "shape", priors.to(dtype), [8, 0], 0.5),
             (*shared, "shape", priors[:2].to(dtype), None, 0.0),
+            (*shared, "shape", priors[:2].to(dtype), [1, 1], 0.3),  # a prior twice: the first has it
             (*shared, "shape", None, None, None),
             (*shared, "overlap", None, None, 0.7),
         ]
