@@ -405,6 +405,7 @@ OP_CASES = [
         name="hard_negative_mining",
         make_inputs=mining_inputs,
         sizes=(0, 1, 2, 15, 16, 17, 300, 5000),
+        gpu_sizes=(0, 1, 31, 32, 33, 1023, 1024, 1025, 3100),
         floating=(0,),
         summary="The hardest negatives of each image, a number for each positive, by selection instead of two sorts",
         source="SSD (Liu et al. 2016), section 2.2; torchvision's SSD.compute_loss",
