@@ -129,9 +129,9 @@ LARGE_CASES = [
     LargeCase("encode_boxes", lambda *a: (*pairs(*a), [1.0] * 4), last_of_each(1000, 2), last_rows, 30),
     LargeCase("yolo_grid_decode", yolo_grids, last_of_each(3, 1), last_rows, 25),
     LargeCase("hard_negative_mining", losses, last_of_each(3, 2), last_rows, 10),
-    LargeCase("tree_softmax", tree, last_of_each(3, 1), last_rows, 12),
-    LargeCase("tree_probabilities", tree, last_of_each(3, 1), last_rows, 16),
-    LargeCase("tree_predict", tree, last_of_each(3, 1), last_rows, 8),
+    LargeCase("tree_softmax", tree, last_of_each(3, 1), last_rows, 20),
+    LargeCase("tree_probabilities", tree, last_of_each(3, 1), last_rows, 20),
+    LargeCase("tree_predict", tree, last_of_each(3, 1), last_rows, 10),
     LargeCase("match_cells", yolo_cells, last_of_each(1, 3), rows_of_cells, 20),
     LargeCase("match_anchors", many_anchors, last_of_each(1000, 1), last_rows, 1),
 ]
