@@ -1,4 +1,4 @@
-"""The loss part of a training step, forward and backward, beside torchvision's: from outputs and objects to gradients."""
+"""The losses of a training step, forward and backward, beside torchvision's: from outputs and objects to gradients."""
 
 from __future__ import annotations
 
@@ -32,7 +32,8 @@ def step(terms: Callable[[Tensor, Tensor], dict[str, Tensor]], logits: Tensor, c
 
 
 def same(theirs: tuple[Tensor, ...], ours: tuple[Tensor, ...]) -> bool:
-    return all(torch.allclose(a, b, rtol=1e-4, atol=1e-6 * float(b.abs().max())) for a, b in zip(theirs, ours, strict=True))
+    pairs = zip(theirs, ours, strict=True)
+    return all(torch.allclose(a, b, rtol=1e-4, atol=1e-6 * float(b.abs().max())) for a, b in pairs)
 
 
 def sigmoid_step(logits: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Losses and gradients of SSD and RetinaNet beside torchvision's: same numbers, pictures, targets. Needs torchvision."""
+"""Losses and gradients of SSD and RetinaNet beside torchvision's, of the same numbers, pictures and targets."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_same_losses_of_outputs(name: str, seed: int) -> None:
     """Of the heads alone, where the logits are anything: which negatives SSD mines depends on them."""
     theirs = their_network(name)
     images = [torch.zeros(3, 300, 300)] * 3
-    targets = objects(images[:2] + [torch.zeros(3, 280, 300)])
+    targets = objects([*images[:2], torch.zeros(3, 280, 300)])
     kind = "ssd" if name == "ssd300" else "retinanet"
     with torch.no_grad():
         if kind == "ssd":
@@ -95,9 +95,7 @@ def test_same_losses_of_outputs(name: str, seed: int) -> None:
         box_loss = "giou" if name.endswith("v2") else "l1"
         found = retinanet_loss(logits, codes, anchors[0], Targets.of(targets, 91), [1.0] * 4, box_loss)
     same(found, expected)
-    for ours, wanted in zip(
-        gradients_of(found, (logits, codes)), gradients_of(expected, (logits, codes)), strict=True
-    ):
+    for ours, wanted in zip(gradients_of(found, (logits, codes)), gradients_of(expected, (logits, codes)), strict=True):
         torch.testing.assert_close(ours, wanted, rtol=1e-4, atol=1e-6 * float(wanted.abs().max()))
 
 
