@@ -227,6 +227,7 @@ def _load(options: argparse.Namespace) -> Detector:
         device=options.device,
         image_size=options.size,
         class_names=options.names,
+        precision=options.precision,
     )
 
 
@@ -288,6 +289,8 @@ def _add_model_options(parser: argparse.ArgumentParser, threshold: float) -> Non
     model.add_argument("--names", type=Path, metavar="FILE", help="class names of your own model, one a line")
     model.add_argument("--size", type=_size, metavar="N|HxW", help="network input in pixels, multiples of 32")
     model.add_argument("--device", type=_device, default="cpu", metavar="NAME", help="cpu (default), cuda or cuda:N")
+    shown = "f32 (default), bf16 or fp16 where the device computes in it, or auto: bf16 where that costs no AP"
+    model.add_argument("--precision", choices=("auto", "f32", "bf16", "fp16"), default="f32", help=shown)
     model.add_argument("--batch-size", type=_positive, default=8, metavar="N", help="pictures at once (default: 8)")
     shown = f"keep objects with a score above this, 0..1 (default: {threshold})"
     model.add_argument("--threshold", type=_fraction, default=threshold, metavar="X", help=shown)
