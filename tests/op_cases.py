@@ -203,6 +203,7 @@ OP_CASES = [
         name="anchor_kmeans",
         make_inputs=lambda n, g: (torch.rand(n, 2, generator=g) ** 2 * 300 + 4, 1 + n % 7 % n, n, n % 30),
         sizes=(1, 2, 17, 255, 257, 3000, 1024),
+        gpu_sizes=(1, 2, 31, 33, 257, 1030),
         floating=(0,),
         summary="anchors for a data set: k-means of box sizes with distance 1 - IoU, from a seed",
         source="YOLOv2 (Redmon and Farhadi 2017), section 2, Dimension clusters",
