@@ -8,7 +8,7 @@ from torch import Tensor
 from pydet import ops
 from pydet.models.darknet.base import Before, Layer
 from pydet.models.darknet.cfg import Section
-from pydet.wordtree import TreeError, WordTree
+from pydet.wordtree import TreeError, WordTree, find_file, read_map
 
 
 class Head(Layer):
@@ -95,12 +95,22 @@ class Region(Head):
             self.classes = "logits"
             if len(self.tree) != self.num_classes:
                 raise section.error(f"classes={self.num_classes}, but its tree has {len(self.tree)} nodes")
+            self._check_map()
 
     def _read_tree(self) -> WordTree:
         try:
             return WordTree.read(self.section.text("tree"))
         except TreeError as error:
             raise self.section.error(f"tree={error}") from error
+
+    def _check_map(self) -> None:
+        """It is for training and evaluation, so that a missing one does no harm here."""
+        path = self.section.options.get("map")
+        if path is not None and find_file(path) is not None:
+            try:
+                read_map(path, self.num_classes)
+            except TreeError as error:
+                raise self.section.error(f"map={error}") from error
 
     def decode(self, raw: Tensor, image_size: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
         if self.anchors.device != raw.device:
