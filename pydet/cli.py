@@ -241,6 +241,7 @@ def _load(options: argparse.Namespace) -> Detector:
         device=options.device,
         image_size=options.size,
         class_names=options.names,
+        precision=options.precision,
     )
 
 
@@ -283,7 +284,7 @@ def _parser() -> argparse.ArgumentParser:
     export = _command(commands, "export", _export, "write a detector as an ONNX file", _EXPORT)
     export.add_argument("output", type=Path, metavar="OUT", help="the .onnx file to write")
     _add_model_options(export, threshold=0.25)
-    export.set_defaults(device="cpu")
+    export.set_defaults(device="cpu", precision="f32")
 
     _command(commands, "info", _info, "show versions, libraries and backends", "Shows what is installed and used here.")
     return parser
@@ -316,6 +317,8 @@ def _add_model_options(parser: argparse.ArgumentParser, threshold: float) -> Non
 
 def _add_work_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", type=_device, default="cpu", metavar="NAME", help="cpu (default), cuda or cuda:N")
+    shown = "f32 (default), bf16 or fp16 where the device computes in it, or auto: bf16 where that costs no AP"
+    parser.add_argument("--precision", choices=("auto", "f32", "bf16", "fp16"), default="f32", help=shown)
     parser.add_argument("--batch-size", type=_positive, default=8, metavar="N", help="pictures at once (default: 8)")
 
 

@@ -207,7 +207,7 @@ class Detector:
     def _detect_batch(self, pictures: list[Tensor], threshold: float, iou_threshold: float) -> list[Detections]:
         if not pictures:
             return []
-        results = self.model(pictures, threshold, iou_threshold)
+        results = self.model(pictures, score_threshold=threshold, iou_threshold=iou_threshold)
         return [self._detections(*pair) for pair in zip(results, pictures, strict=True)]
 
     def _detections(self, result: dict[str, Tensor], picture: Tensor) -> Detections:

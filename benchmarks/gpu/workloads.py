@@ -208,4 +208,40 @@ WORKLOADS = [
         moved=read_and_written,
         with_reference=True,
     ),
+    *(
+        Workload(
+            name=f"tree_softmax 16 x 867 x 9418 {layout}",
+            operator="tree_softmax",
+            make_inputs=functools.partial(inputs.tree_logits, layout),
+            equal=close,
+            moved=read_and_written,
+        )
+        for layout in ("rows", "map")
+    ),
+    Workload(
+        name="tree_probabilities 16 x 867 x 9418",
+        operator="tree_probabilities",
+        make_inputs=inputs.tree_conditional,
+        call=lambda function, conditional, parents, _: function(conditional, parents),
+        equal=close,
+        moved=read_and_written,
+    ),
+    Workload(
+        name="tree_predict 16 x 867 x 9418",
+        operator="tree_predict",
+        make_inputs=inputs.tree_conditional,
+        equal=close,
+        graph=True,
+    ),
+    *(
+        Workload(
+            name=f"hard_negative_mining {images} x {anchors:,}",
+            operator="hard_negative_mining",
+            make_inputs=functools.partial(inputs.losses_of_anchors, images, anchors),
+            peer=lambda torchvision: inputs.two_sorts,
+            equal=inputs.as_many,
+            graph=True,
+        )
+        for images, anchors in ((32, 8732), (8, 120_000))
+    ),
 ]

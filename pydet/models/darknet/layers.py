@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from pydet.models.darknet.base import MAX_OUTPUTS, MAX_WEIGHTS, Before, Layer, Shape, activation_of
 from pydet.models.darknet.cfg import Section
-from pydet.models.darknet.packed import PackedWeight
+from pydet.models.packed import PackedWeight
 
 
 class BatchNorm(nn.Module):

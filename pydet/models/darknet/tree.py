@@ -10,6 +10,9 @@ from torch import Tensor
 from pydet import ops
 from pydet.wordtree import WordTree
 
+ROWS_IN_CACHE = 32
+"""Boxes that are looked at together on the CPU: their nodes, 9,418 in YOLO9000, stay in a cache of 2 MB."""
+
 
 @dataclass
 class TreeWalk:
@@ -46,8 +49,14 @@ class TreeWalk:
             )
             return boxes, scores, labels, count
         images, rows = torch.nonzero(objectness > score_threshold, as_tuple=True)
-        conditional = ops.tree_softmax(logits[images, rows].float(), tree.tensor(logits.device))
-        picks, labels, scores = self.classify(objectness[images, rows].float(), conditional, tree, score_threshold)
+        at_a_time = ROWS_IN_CACHE if logits.device.type == "cpu" else len(rows)
+        parts = []
+        for start in range(0, max(len(rows), 1), max(at_a_time, 1)):
+            some = images[start : start + at_a_time], rows[start : start + at_a_time]
+            conditional = ops.tree_softmax(logits[some].float(), tree.tensor(logits.device))
+            found_here = self.classify(objectness[some].float(), conditional, tree, score_threshold)
+            parts.append((found_here[0] + start, *found_here[1:]))
+        picks, labels, scores = (torch.cat(part) for part in zip(*parts, strict=True))
         images, rows = images[picks], rows[picks]
         found = boxes[images, rows].float()
         keep = ops.batched_nms(found, scores, images * len(tree) + labels, iou_threshold)
