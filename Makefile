@@ -4,7 +4,8 @@ PYTHON ?= python3
 # The one place where torch is pinned. pydet itself runs under every torch >= 2.10.
 TORCH ?= torch==2.13.0
 # torchvision has no build for a torch without CUDA on every registry: the benchmarks have an environment of their own.
-PEERS ?= torch==2.14.1 torchvision==0.29.2 opencv-python-headless==4.14.0.94 powerboxes==0.3.1 lsnms==0.5.0
+PEERS ?= torch==2.14.1 torchvision==0.29.2 opencv-python-headless==4.14.0.94 powerboxes==0.3.1 lsnms==0.5.0 \
+  onnxruntime==1.32.0 openvino==2026.4.1 onnx==1.23.2 onnxscript==0.7.2
 
 BIN := .venv/bin
 RESULTS := benchmarks/results/cpu-$(shell uname -m).json

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import torch
 
-COPY, WRITE = "copying as many bytes", "writing as many bytes"
+COPY, WRITE, NEW = "copying as many bytes", "writing as many bytes", "writing as many new bytes"
 """What the yardsticks of memory are called in a race."""
 
 
@@ -22,6 +22,11 @@ def copy_of(moved: int) -> Callable[[], torch.Tensor]:
 def fill_of(written: int) -> Callable[[], torch.Tensor]:
     """Writes that many bytes, to pages that exist already: what an operator with a large result is measured by."""
     return functools.partial(torch.ones(max(written // 4, 1)).fill_, 0.0)
+
+
+def new_fill_of(written: int) -> Callable[[], torch.Tensor]:
+    """The same to memory that is allocated for it, whose pages come from the system while they are written."""
+    return lambda: torch.empty(max(written // 4, 1)).fill_(0.0)
 
 
 def copy_bandwidth(moved: int = 1 << 28) -> float:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from bandwidth import WRITE, fill_of
+from bandwidth import NEW, WRITE, fill_of, new_fill_of
 from op_cases import aligned_boxes, random_boxes
 from peers import peer
 from torch import Tensor
@@ -45,8 +45,9 @@ def test_box_iou(race: Callable[..., Any], name: str, n: int) -> None:
         contenders["torchvision"] = functools.partial(getattr(torchvision.ops, name), boxes1, boxes2)
     contenders |= powerboxes_of(name, boxes1, boxes2)
     written = 4 * n * n
-    yardsticks = {WRITE: fill_of(written), "copy of the result": expected.clone}
-    race(contenders, functools.partial(close_to, name=name), yardsticks=yardsticks, moved=written + 32 * n)
+    yardsticks = {WRITE: fill_of(written), NEW: new_fill_of(written), "copy of the result": expected.clone}
+    equal = functools.partial(close_to, name=name)
+    race(contenders, equal, yardsticks=yardsticks, moved=written + 32 * n, again=n == 4000)
 
 
 def powerboxes_of(name: str, boxes1: Tensor, boxes2: Tensor) -> dict[str, Callable[[], Any]]:

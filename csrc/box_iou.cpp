@@ -14,18 +14,21 @@ constexpr int64_t kPairsPerRowTask = 1 << 15;  // about 20 us of work
 template <IouKind kind, typename T, typename Out>
 void box_iou_fill(const Tensor& boxes1, const Tensor& boxes2, BoxFormat format, double eps, Tensor& out) {
   const int64_t n = boxes1.size(-2), m = boxes2.size(-2);
-  const std::vector<IouBox<T>> rows = load_iou_boxes<kind, T>(boxes1, format);
-  const std::vector<T> columns = to_columns(load_iou_boxes<kind, T>(boxes2, format));
-  const int64_t total = static_cast<int64_t>(columns.size()) / 6;
+  const ScalarType type = sizeof(T) == 8 ? ScalarType::Double : ScalarType::Float;
+  const Tensor dense1 = as_contiguous(boxes1, type), dense2 = as_contiguous(boxes2, type);
+  const Box<T>* rows = as_boxes<T>(dense1);
+  const int64_t total = boxes2.numel() / 4;
+  std::vector<T> columns(6 * total);
+  PYDET_CPU_CALL(box_iou_columns<kind>, as_boxes<T>(dense2), total, format, columns.data());
   const IouRules<T> rules = pairwise_rules<T>(kind, eps);
   Out* out_data = out.mutable_data_ptr<Out>();
   const int64_t grain = kPairsPerRowTask / m + 1;
-  torch::stable::parallel_for(0, static_cast<int64_t>(rows.size()), grain, [&](int64_t begin, int64_t end) {
+  torch::stable::parallel_for(0, boxes1.numel() / 4, grain, [&](int64_t begin, int64_t end) {
     while (begin < end) {  // a task may cross from one batch entry into the next
       const int64_t batch = begin / n;
       const int64_t stop = std::min(end, (batch + 1) * n);
-      PYDET_CPU_CALL(box_iou_rows<kind>, rows.data() + begin, stop - begin, columns.data() + batch * m, total, m, rules,
-                     out_data + begin * m);
+      PYDET_CPU_CALL(box_iou_rows<kind>, rows + begin, stop - begin, format, columns.data() + batch * m, total, m,
+                     rules, out_data + begin * m);
       begin = stop;
     }
   });

@@ -70,26 +70,15 @@ IouRules<T> loss_rules(IouKind kind, double eps) {
   return {first, first, static_cast<T>(eps), -std::numeric_limits<T>::infinity()};
 }
 
-// Boxes of any dtype and format as corners.
-template <typename T>
-std::vector<Box<T>> load_boxes(const Tensor& tensor, BoxFormat format) {
-  const Tensor dense = tensor.is_contiguous() ? tensor : torch::stable::contiguous(tensor);
-  std::vector<Box<T>> boxes(dense.numel() / 4);
-  PYDET_DISPATCH_FLOATING_AND_INTEGRAL(dense.scalar_type(), "box_iou", [&] {
-    const scalar_t* data = dense.const_data_ptr<scalar_t>();
-    for (size_t i = 0; i < boxes.size(); ++i, data += 4) {
-      boxes[i] = to_xyxy<T>(static_cast<T>(data[0]), static_cast<T>(data[1]), static_cast<T>(data[2]),
-                            static_cast<T>(data[3]), format);
-    }
-  });
-  return boxes;
-}
-
+// Boxes of any dtype and format as corners, areas and angles.
 template <IouKind kind, typename T>
 std::vector<IouBox<T>> load_iou_boxes(const Tensor& tensor, BoxFormat format) {
-  const std::vector<Box<T>> corners = load_boxes<T>(tensor, format);
-  std::vector<IouBox<T>> boxes(corners.size());
-  for (size_t i = 0; i < boxes.size(); ++i) boxes[i] = to_iou_box<kind>(corners[i]);
+  const Tensor dense = as_contiguous(tensor, sizeof(T) == 8 ? ScalarType::Double : ScalarType::Float);
+  const T* data = dense.const_data_ptr<T>();
+  std::vector<IouBox<T>> boxes(dense.numel() / 4);
+  for (size_t i = 0; i < boxes.size(); ++i, data += 4) {
+    boxes[i] = to_iou_box<kind>(to_xyxy(data[0], data[1], data[2], data[3], format));
+  }
   return boxes;
 }
 

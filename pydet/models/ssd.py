@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pydet import ops
+from pydet.losses import Targets, ssd_loss
 from pydet.models.anchors import default_boxes
 from pydet.models.backbones.vgg import vgg16_stages
 from pydet.models.detection import DetectionModel
@@ -151,18 +152,17 @@ class SSD(DetectionModel):
         boxes_a_cell = [2 + 2 * len(ratios) for ratios in layout["ratios"]]  # type: ignore[arg-type]
         channels = VggLevels.channels[: len(boxes_a_cell)]
         self.head = Head(channels, boxes_a_cell, len(class_names))
-        self.boxes: Tensor
         grids = [(side, side) for side in layout["sides"]]
         with torch.device("cpu"):  # they are no weights: a network without memory of its own has them too
-            boxes = default_boxes(layout["scales"], layout["ratios"], grids, layout["steps"], (size, size))  # type: ignore[arg-type]
-        self.register_buffer("boxes", boxes, persistent=False)
+            # Not a buffer: half a network keeps whole boxes.
+            self.boxes = default_boxes(layout["scales"], layout["ratios"], grids, layout["steps"], (size, size))  # type: ignore[arg-type]
         for module in [*self.backbone.extra.modules(), *self.head.modules()]:
             if isinstance(module, nn.Conv2d):
                 nn.init.xavier_uniform_(module.weight)
                 nn.init.zeros_(module.bias)  # type: ignore[arg-type]
 
     def preprocess(self, images: Sequence[Tensor]) -> tuple[Tensor, Placement]:
-        device = self.boxes.device
+        device = next(self.parameters()).device
         pictures, placement = stretch([normalize(image.to(device), MEAN, STD) for image in images], self.size)
         return self.batch_of(pictures), placement
 
@@ -170,9 +170,14 @@ class SSD(DetectionModel):
         """Class logits [B, N, C], the background's first, and box codes [B, N, 4] of a batch."""
         return self.head(self.backbone(x))
 
+    def loss(self, raw: tuple[Tensor, Tensor], targets: Targets, seen: int | None = None) -> dict[str, Tensor]:
+        return ssd_loss(*raw, self.boxes, targets, BOX_WEIGHTS)
+
     def predict(self, x: Tensor, sizes: Tensor) -> tuple[Tensor, Tensor]:
         logits, codes = self.forward_heads(x)
-        boxes = ops.decode_boxes(codes, self.boxes, BOX_WEIGHTS)
+        if self.boxes.device != x.device:
+            self.boxes = self.boxes.to(x.device)
+        boxes = ops.decode_boxes(codes.float(), self.boxes, BOX_WEIGHTS)
         return ops.clip_boxes_to_image(boxes, (self.size, self.size)), logits.float().softmax(dim=-1)[..., 1:]
 
     def select(
@@ -180,5 +185,5 @@ class SSD(DetectionModel):
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         # The best 400 boxes of each class go on, as in the paper's code: [B, K, C], each with a box of its own.
         scores, rows = scores.topk(min(self.class_top_k, scores.shape[1]), dim=1)
-        images = torch.arange(len(boxes), device=boxes.device)[:, None, None]
+        images = torch.arange(boxes.shape[0], device=boxes.device)[:, None, None]
         return super().select(boxes[images, rows], scores, score_threshold, iou_threshold)

@@ -7,6 +7,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from pydet.models.packed import PackedConv2d
+
 BLOCKS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
 EXPANSION = 4
 
@@ -62,21 +64,25 @@ class Bottleneck(nn.Module):
         self.bn2 = norm(width)
         self.conv3 = nn.Conv2d(width, out, 1, bias=False)
         self.bn3 = norm(out)
-        self.relu = nn.ReLU(inplace=True)
+        self.relu1, self.relu2, self.relu3 = (nn.ReLU(inplace=True) for _ in range(3))
         self.downsample: nn.Module | None = None
         if stride != 1 or channels != out:
             self.downsample = nn.Sequential(nn.Conv2d(channels, out, 1, stride=stride, bias=False), norm(out))
 
     def forward(self, x: Tensor) -> Tensor:
         around = x if self.downsample is None else self.downsample(x)
-        x = self.relu(self.bn1(self.conv1(x)))
-        x = self.relu(self.bn2(self.conv2(x)))
-        return self.relu(self.bn3(self.conv3(x)) + around)
+        x = self.relu1(self.bn1(self.conv1(x)))
+        x = self.relu2(self.bn2(self.conv2(x)))
+        if isinstance(self.conv3, PackedConv2d):
+            return self.conv3.add_to(around, x)  # `around` is of no more use: it was made here or by the block before
+        return self.relu3(self.bn3(self.conv3(x)) + around)
 
     def fold(self) -> None:
-        """Moves its batch normalisations into the convolutions before them, for evaluation."""
+        """Moves its batch normalisations into the convolutions before them and the ReLUs behind, for evaluation."""
         for number in ("1", "2", "3"):
             fold_into(self, "conv" + number, "bn" + number)
+            setattr(self, "conv" + number, PackedConv2d(getattr(self, "conv" + number), relu=True))
+            setattr(self, "relu" + number, nn.Identity())
         if self.downsample is not None:
             fold_into(self.downsample, "0", "1")
 
@@ -96,7 +102,7 @@ class ResNet(nn.Module):
             raise ValueError(f"ResNet: depth must be one of {', '.join(map(str, BLOCKS))}, got {depth}")
         self.conv1 = nn.Conv2d(3, width, 7, stride=2, padding=3, bias=False)
         self.bn1 = norm(width)
-        self.relu = nn.ReLU(inplace=True)
+        self.relu: nn.Module = nn.ReLU(inplace=True)
         self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
         blocks = BLOCKS[depth]
         self.layer1 = self._stage(width, width, blocks[0], 1, norm)
@@ -116,6 +122,7 @@ class ResNet(nn.Module):
     def fold(self) -> None:
         """Moves all batch normalisations into the convolutions before them, for evaluation."""
         fold_into(self, "conv1", "bn1")
+        self.conv1, self.relu = PackedConv2d(self.conv1, relu=True), nn.Identity()
         for module in self.modules():
             if isinstance(module, Bottleneck):
                 module.fold()

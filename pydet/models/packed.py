@@ -1,0 +1,157 @@
+"""Convolutions on the CPU with weights laid out once for oneDNN.
+
+torch lays the weights out anew in every call. Where the maps are small and the weights many, at the end of a detector,
+this takes as long as a fifth of the convolution, in bfloat16 as long as the convolution; and an activation of its own
+is one more pass over the map. oneDNN can do better, but torch offers it only under names that begin with an underscore
+(its own compiler uses them since torch 2.0): where they are missing, `convolve` says so by returning None, and the
+caller does it the ordinary way.
+"""
+
+from __future__ import annotations
+
+import platform
+from functools import cache
+
+import torch
+from torch import Tensor, nn
+
+# oneDNN's names of what Darknet's activations are, with their parameters. The others are left to torch.
+FUSED_ACTIVATIONS: dict[str, tuple[str, list[float]]] = {
+    "linear": ("none", []),
+    "leaky": ("leaky_relu", [0.1]),
+    "relu": ("relu", []),
+}
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+
+@cache
+def available() -> bool:
+    """Only where it has been measured to help: x86."""
+    operators = ("_convolution_pointwise", "_convolution_pointwise_", "_reorder_convolution_weight")
+    return (
+        torch.backends.mkldnn.is_available()
+        and platform.machine().lower() in ("x86_64", "amd64")
+        and all(hasattr(torch.ops.mkldnn, name) for name in operators)
+    )
+
+
+@cache
+def computes_in(dtype: torch.dtype) -> bool:
+    """Whether this CPU has instructions for convolutions in a type: bfloat16 and float16 came late."""
+    if dtype == torch.float32:
+        return True
+    asked = {torch.bfloat16: "_is_mkldnn_bf16_supported", torch.float16: "_is_mkldnn_fp16_supported"}
+    try:
+        supported = bool(getattr(torch.ops.mkldnn, asked[dtype])())
+    except (AttributeError, RuntimeError):
+        return False
+    if dtype == torch.bfloat16 and supported and platform.machine().lower() in ("x86_64", "amd64"):
+        # oneDNN also takes bfloat16 where it can only widen it, which gains nothing.
+        return bool(getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)())
+    return supported
+
+
+class PackedWeight:
+    """The weight of a convolution in oneDNN's layout; made when it is first used, and again when the weight changes.
+
+    A copy of it, in memory or in a file, is empty: such tensors cannot be copied, and need not be.
+
+    Attributes:
+        most_sizes: of how many sizes of maps the layouts are kept, since they differ: more than one where a
+            convolution takes all levels of a pyramid.
+    """
+
+    def __init__(self, most_sizes: int = 1) -> None:
+        self.most_sizes = most_sizes
+        self._state: tuple[object, ...] = ()
+        self._weights: dict[tuple[int, ...], Tensor] = {}
+
+    def __deepcopy__(self, memo: dict[int, object]) -> PackedWeight:
+        return PackedWeight(self.most_sizes)
+
+    def __reduce__(self) -> tuple[type[PackedWeight], tuple[int]]:
+        return PackedWeight, (self.most_sizes,)
+
+    def convolve(self, conv: nn.Conv2d, activation: str, x: Tensor, onto: Tensor | None = None) -> Tensor | None:
+        """activation(conv(x) + onto), in the memory of `onto`; None where it has to be done the ordinary way."""
+        if torch.compiler.is_compiling():  # first: the compiler lays weights out by itself, and follows nothing below
+            return None
+        if x.device.type != "cpu" or x.dtype not in DTYPES or activation not in FUSED_ACTIVATIONS or not available():
+            return None
+        if x.dtype != conv.weight.dtype or not computes_in(x.dtype):
+            return None
+        if torch.is_grad_enabled() and (x.requires_grad or conv.weight.requires_grad):
+            return None
+        if torch.is_autocast_enabled("cpu") or not len(x):
+            return None
+        geometry = (conv.padding, conv.stride, conv.dilation, conv.groups)
+        weight = self._laid_out(conv.weight, x, geometry)
+        name, parameters = FUSED_ACTIVATIONS[activation]
+        if onto is None:
+            return torch.ops.mkldnn._convolution_pointwise(x, weight, conv.bias, *geometry, name, parameters, "")
+        if name == "none":
+            return None  # oneDNN wants an activation behind the sum
+        return torch.ops.mkldnn._convolution_pointwise_(
+            onto, x, weight, conv.bias, *geometry, "add", 1.0, name, parameters, ""
+        )
+
+    def _laid_out(self, weight: Tensor, x: Tensor, geometry: tuple[object, ...]) -> Tensor:
+        state, size = _state(weight), tuple(x.shape[2:])
+        if state != self._state or (size not in self._weights and len(self._weights) == self.most_sizes):
+            self._weights.clear()
+            self._state = state
+        if size not in self._weights:
+            reorder = torch.ops.mkldnn._reorder_convolution_weight
+            self._weights[size] = reorder(weight, *geometry, [1, *x.shape[1:]])
+        return self._weights[size]
+
+
+class PackedConv2d(nn.Conv2d):
+    """A convolution for evaluation, with the ReLU behind it where there is one; its tensors have the same names."""
+
+    def __init__(self, conv: nn.Conv2d, relu: bool) -> None:
+        super().__init__(
+            conv.in_channels,
+            conv.out_channels,
+            conv.kernel_size,  # type: ignore[arg-type]
+            conv.stride,  # type: ignore[arg-type]
+            conv.padding,  # type: ignore[arg-type]
+            conv.dilation,  # type: ignore[arg-type]
+            conv.groups,
+            bias=conv.bias is not None,
+            device="meta",
+        )
+        self.weight, self.bias = conv.weight, conv.bias
+        self.relu, self.packed = relu, PackedWeight()
+
+    def forward(self, input: Tensor) -> Tensor:
+        result = self.packed.convolve(self, "relu" if self.relu else "linear", input)
+        if result is not None:
+            return result
+        result = super().forward(input)
+        return result.relu_() if self.relu else result
+
+    def add_to(self, onto: Tensor, x: Tensor) -> Tensor:
+        """The result plus `onto`, then the ReLU. It may take the memory of `onto`."""
+        result = self.packed.convolve(self, "relu" if self.relu else "linear", x, onto)
+        if result is not None:
+            return result
+        result = super().forward(x) + onto
+        return result.relu_() if self.relu else result
+
+
+def pack(network: nn.Module) -> None:
+    """Makes every plain convolution of a network a `PackedConv2d`, with the ReLU that follows it in a Sequential."""
+    for parent in list(network.modules()):
+        children = list(parent.named_children())
+        for (name, conv), (next_name, following) in zip(children, [*children[1:], ("", None)], strict=False):
+            if type(conv) is nn.Conv2d:
+                relu = isinstance(parent, nn.Sequential) and isinstance(following, nn.ReLU)
+                setattr(parent, name, PackedConv2d(conv, relu))
+                if relu:
+                    setattr(parent, next_name, nn.Identity())
+
+
+def _state(tensor: Tensor) -> tuple[object, ...]:
+    """What changes when a tensor's numbers do; tensors of inference mode do not count their changes."""
+    return tensor.data_ptr(), None if tensor.is_inference() else tensor._version
