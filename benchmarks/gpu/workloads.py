@@ -246,4 +246,11 @@ WORKLOADS = [
         )
         for images, anchors in ((32, 8732), (8, 120_000))
     ),
+    Workload(
+        name="anchor_kmeans 860k boxes, 9 anchors",
+        operator="anchor_kmeans",
+        make_inputs=inputs.sizes_of_boxes,
+        graph=True,
+        equal=close,
+    ),
 ]

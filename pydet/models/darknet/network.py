@@ -37,6 +37,10 @@ LAYERS: dict[str, type[Layer]] = {
 BATCH_NORM_FORMULAS = ("cuda", "cpu")
 
 
+class ClassNamesError(ValueError):
+    """Names that are not one for each class."""
+
+
 class Darknet(DetectionModel):
     """The network that the sections of a cfg describe.
 
@@ -155,16 +159,10 @@ class Darknet(DetectionModel):
     def forward_heads(self, x: Tensor) -> list[Tensor]:
         return self.forward_features(x)
 
-    def loss(
-        self,
-        raw: Sequence[Tensor],
-        targets: Targets,
-        image_size: tuple[int, int] | None = None,
-        seen: int | None = None,
-    ) -> dict[str, Tensor]:
+    def loss(self, raw: Sequence[Tensor], targets: Targets, seen: int | None = None) -> dict[str, Tensor]:
         terms: dict[str, Tensor] = {}
         for head, features in zip(self.heads, raw, strict=True):
-            for name, term in head.loss(features, targets, image_size or self.image_size, seen).items():
+            for name, term in head.loss(features, targets, seen).items():
                 terms[name] = terms[name] + term if name in terms else term
         return terms
 
@@ -202,7 +200,9 @@ class Darknet(DetectionModel):
         if names is None:
             return [f"class {i}" for i in range(self.num_classes)]
         if len(names) != self.num_classes:
-            raise ValueError(f"Darknet: class_names must be {self.num_classes} names, one per class, got {len(names)}")
+            raise ClassNamesError(
+                f"Darknet: class_names must be {self.num_classes} names, one per class, got {len(names)}"
+            )
         return list(names)
 
 
