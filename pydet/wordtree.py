@@ -125,10 +125,14 @@ def read_map(path: str | os.PathLike[str], nodes: int) -> list[int]:
     return found
 
 
+def find_file(path: str | os.PathLike[str]) -> Path | None:
+    """The file or, where it is not there, the one of that name that comes with pydet."""
+    return next((place for place in (Path(path), ASSETS / Path(path).name) if place.is_file()), None)
+
+
 def _text(path: str | os.PathLike[str]) -> str:
-    """Of the file or, where it is not there, of the one of that name that comes with pydet."""
-    found = Path(path) if Path(path).is_file() else ASSETS / Path(path).name
-    if not found.is_file():
+    found = find_file(path)
+    if found is None:
         raise TreeError(f"{os.fspath(path)}: no such file")
     if found.stat().st_size > MAX_BYTES:
         raise TreeError(f"{os.fspath(path)}: {found.stat().st_size:,} bytes are too many (at most {MAX_BYTES:,})")
