@@ -145,8 +145,7 @@ class DetectionModel(nn.Module):
             return images, targets
         truths = Targets.of(targets, self.num_labels)
         x, placement = self.preprocess(list(images))
-        images_of = torch.repeat_interleave(truths.counts)
-        return x, truths._replace(boxes=placement.to_batch(truths.boxes, images_of)).to(x.device)
+        return x, truths._replace(boxes=placement.to_batch(truths.boxes, truths.images())).to(x.device)
 
     @property
     def fused(self) -> bool:
