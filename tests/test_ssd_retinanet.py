@@ -247,3 +247,12 @@ def test_mistakes() -> None:
         models.load("ssd300", weights="a.weights")
     with pytest.raises(ValueError, match=r"normalize: image must be \[3, height, width\]"):
         SSD(NAMES).eval()([torch.zeros(1, 5, 5)])
+
+
+@pytest.mark.parametrize("make", [small_retinanet, lambda: SSD(NAMES).eval()])
+def test_only_a_fused_network_takes_channels_last_batches(make: Any) -> None:
+    """Else its sums are torchvision's to the last bit, and so is the order of what is nearly equal."""
+    network: DetectionModel = make()
+    pictures = [torch.rand(3, 64, 64)] * 2
+    assert network.batch_of(pictures).is_contiguous()
+    assert network.fuse().batch_of(pictures).is_contiguous(memory_format=torch.channels_last)
