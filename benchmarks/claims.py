@@ -36,6 +36,8 @@ TIMES_AS_FAST = [
     *((f"test_detector[{name}]", "bf16", "onnxruntime", 2) for name in ("yolov3-tiny", "yolov3", "yolo9000")),
     *((f"test_detector[{name}]", "post-processing", "pydet", 50) for name in ("yolov3-tiny", "yolov3")),
     ("test_detector[yolo9000]", "post-processing", "network", 10),
+    ("test_retinanet_loss[l1]", "pydet", "torchvision", 10),
+    ("test_retinanet_loss[giou]", "pydet", "torchvision", 10),
 ]
 SECONDS = [("test_nms[clustered-10]", 5e-6), (MILLION, 2.0)]
 EXTRA_BYTES = [(MILLION, 200e6), (MATCHING, 4e6), (MATCHING_MANY, 4e6)]

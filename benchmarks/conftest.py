@@ -28,7 +28,7 @@ from memory import extra_bytes, keep_freed_memory
 from peers import peer  # noqa: F401  (benchmarks import it from here)
 from race import Contenders, Ratio, Result, medians, ratio, sample
 
-SHORT_BUDGET = 0.25
+SHORT_BUDGET = 0.15
 _races: dict[str, Result] = {}
 _baseline = pytest.StashKey[gate.Baseline]()
 
@@ -40,7 +40,7 @@ def race(request: pytest.FixtureRequest, benchmark: Any) -> Callable[..., Result
     `yardsticks` are no contenders: other work of the same size, whose result is not looked at. The gate divides by the
     time of "reference", which is a contender, or of the first of them. `moved`: how many bytes the operator must read
     and write, where it is limited by memory; a copy of as many joins the race. `also` holds seconds that another
-    process measured. `again`: see race.sample(). pytest-benchmark records pydet's own time, with the rest as extra_info.
+    process measured. `again`: see race.sample(). pytest-benchmark records pydet's own time; the rest is extra_info.
     """
     short = request.config.getoption("--short")
 
@@ -66,6 +66,8 @@ def race(request: pytest.FixtureRequest, benchmark: Any) -> Callable[..., Result
         yardstick = next(
             (name for name in ("reference", *(yardsticks or {})) if name in {**contenders, **others}), None
         )
+        if short and yardstick is None:
+            pytest.fail("race: nothing to hold pydet's time to: add the reference, a yardstick or pytest.mark.long")
         # One thread shares the machine's noise with its yardstick; its CPU time leaves out who else was served.
         samples = sample(contenders | others, budget, time.thread_time if short else time.perf_counter, again)
         found = Result(medians(samples) | (also or {}), yardstick, moved=moved)

@@ -52,7 +52,7 @@ def test_focal_forward(race: Callable[..., Any], reduction: str, gamma: float) -
 
 
 @pytest.mark.parametrize("rows", [1000, 100_000])
-@pytest.mark.parametrize("reduction", ["none", "sum"])
+@pytest.mark.parametrize("reduction", [pytest.param("none", marks=pytest.mark.long), "sum"])
 def test_focal_forward_and_backward(race: Callable[..., Any], reduction: str, rows: int) -> None:
     """Divided by the number of foreground rows, as detectors do: the gradient that forward wrote is multiplied."""
     logits, classes, labels = detector_outputs(rows)

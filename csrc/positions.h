@@ -17,12 +17,14 @@ struct Positions {
   int outer_dims = 0;
   int64_t sizes[kMaxDims] = {}, strides[kMaxDims][kTensors] = {};  // of the outer dimensions, the last one first
 
-  // Of the first value of an outer position of one of the tensors.
-  PYDET_HD int64_t offset(int tensor, int64_t index) const {
+  // Of the first value of an outer position of one of the tensors. A GPU divides 32-bit integers several times faster.
+  template <typename Index>
+  PYDET_HD int64_t offset(int tensor, Index index) const {
     int64_t at = 0;
     for (int d = 0; d < outer_dims; ++d) {
-      at += index % sizes[d] * strides[d][tensor];
-      index /= sizes[d];
+      const Index size = static_cast<Index>(sizes[d]);
+      at += static_cast<int64_t>(index % size) * strides[d][tensor];
+      index /= size;
     }
     return at;
   }
@@ -35,9 +37,9 @@ struct PositionValues {
   int64_t lane, node;
 };
 
-template <typename V, int kTensors>
-PositionValues<V> values_at(V* data, const Positions<kTensors>& p, int tensor, int64_t outer, int64_t inner,
-                            int64_t node = 0) {
+template <typename V, int kTensors, typename Index>
+PYDET_HD PositionValues<V> values_at(V* data, const Positions<kTensors>& p, int tensor, Index outer, int64_t inner,
+                                     int64_t node = 0) {
   data += p.offset(tensor, outer) + inner * p.lane[tensor] + node * p.node[tensor];
   return {data, p.lane[tensor], p.node[tensor]};
 }

@@ -25,3 +25,8 @@ class Placement:
         """Boxes [B, K, 4] xyxy of the network's input as boxes of the pictures."""
         offset, scale = (t.to(boxes.device, boxes.dtype).repeat(1, 2)[:, None] for t in (self.offset, self.scale))
         return (boxes - offset) * scale
+
+    def to_batch(self, boxes: Tensor, images: Tensor) -> Tensor:
+        """The way there: boxes [G, 4] xyxy of the pictures, the picture of each in `images` [G]."""
+        offset, shrink = (t.to(boxes.device, boxes.dtype).repeat(1, 2)[images] for t in (self.offset, 1 / self.scale))
+        return boxes * shrink + offset

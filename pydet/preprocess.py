@@ -58,5 +58,6 @@ def _resize(picture: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def _placement(sizes: Sequence[Sequence[int]], scaled: Sequence[tuple[int, int]]) -> Placement:
-    before, after = (torch.tensor([list(size) for size in s], dtype=torch.float32) for s in (sizes, scaled))
+    # In double precision, so that a scale and its inverse both round to what torchvision multiplies by.
+    before, after = (torch.tensor([list(size) for size in s], dtype=torch.float64) for s in (sizes, scaled))
     return Placement(torch.zeros(len(sizes), 2), (before / after).flip(1), torch.tensor(scaled))

@@ -25,16 +25,13 @@ HARNESS = HERE / "cuda_on_cpu"
 NAMESPACE = "pydet_cuda_on_cpu"
 SOURCES = sorted((CSRC / "cuda").glob("*.cu"))
 SANITIZED = os.environ.get("PYDET_TEST_SANITIZED") == "1"
+# Hidden, or an inline function of two files, with its __shared__ variables, would be one for both.
+HIDDEN = "-fvisibility=hidden"
 # The compiler has the one or the other. For the first, race_check.cpp serves instead of libtsan, which is left out.
-RACES = ["-fsanitize=thread", "-g1", "-O1", "-nodefaultlibs", "-lstdc++", "-lm", "-lc", "-lgcc_s"]
+RACES = [HIDDEN, "-fsanitize=thread", "-g1", "-O1", "-nodefaultlibs", "-lstdc++", "-lm", "-lc", "-lgcc_s"]
 # Not what AddressSanitizer finds as well and takes as long again to compile.
-MEMORY = [
-    "-fsanitize=address,undefined",
-    "-fno-sanitize=null,vptr,object-size",
-    "-fno-sanitize-recover=all",
-    "-g1",
-    "-O1",
-]
+MEMORY = [HIDDEN, "-fsanitize=address,undefined", "-fno-sanitize=null,vptr,object-size", "-fno-sanitize-recover=all"]
+MEMORY += ["-g1", "-O1"]
 
 
 def registered(source: Path) -> list[str]:

@@ -21,14 +21,14 @@ class LargeCase:
         name: of the operator.
         make_inputs: (elements, device) -> arguments of which one, or the result, has at least so many elements.
         last_inputs: those of the arguments that the last results come from.
-        last_results: (a result, that of last_inputs) -> the part of the first that the second is.
+        last_results: (a result, that of last_inputs, arguments) -> the part of the first that the second is.
         gigabytes: of memory that 2^31 elements need.
     """
 
     name: str
     make_inputs: Callable[[int, str], Arguments]
     last_inputs: Callable[[Arguments], Arguments]
-    last_results: Callable[[Tensor, Tensor], Tensor]
+    last_results: Callable[[Tensor, Tensor, Arguments], Tensor]
     gigabytes: float
 
 
@@ -38,7 +38,7 @@ def boxes_on(device: str, n: int, dtype: torch.dtype = torch.float32) -> Tensor:
     return boxes
 
 
-def last_rows(result: Tensor, part: Tensor) -> Tensor:
+def last_rows(result: Tensor, part: Tensor, args: Arguments) -> Tensor:
     return result[-len(part) :]
 
 
@@ -78,6 +78,39 @@ def many_anchors(elements: int, device: str) -> Arguments:
     return boxes_on(device, elements // objects + 1), boxes_on(device, objects), None, 0.5, 0.4, "threshold"
 
 
+def yolo_grids(elements: int, device: str) -> Arguments:
+    return torch.rand(elements // 1470 + 1, 1470, device=device, dtype=torch.float16), 7, 2, (448, 448)
+
+
+def yolo_cells(elements: int, device: str) -> Arguments:
+    """One object to each image of 13 x 13 cells with 5 predictions."""
+    images = elements // (13 * 13 * 5 * 4) + 2
+    predictions = boxes_on(device, images * 845, torch.float16).view(images, 845, 4)
+    truths, priors = boxes_on(device, images, torch.float16), torch.rand(5, 2, device=device).add_(0.1)
+    counts = torch.ones(images, dtype=torch.int64, device=device)
+    return predictions, truths, counts, (13, 13), (100, 100), "shape", priors
+
+
+def rows_of_cells(result: Tensor, part: Tensor, args: Arguments) -> Tensor:
+    """Predictors are numbers of rows of all images."""
+    last = result[-len(part) :]
+    before = args[0].shape[1] * (len(result) - len(part))
+    return last if last.dim() == 2 else torch.where(last < 0, last, last - before)
+
+
+def tree(elements: int, device: str) -> Arguments:
+    """Rows of 9,418 probabilities, siblings in fives."""
+    nodes = 9418
+    values = torch.rand(elements // nodes + 1, nodes, device=device, dtype=torch.float16)
+    return values, torch.arange(nodes, device=device) // 5 - 1
+
+
+def losses(elements: int, device: str) -> Arguments:
+    anchors = 8732
+    loss = torch.rand(elements // anchors + 1, anchors, device=device, dtype=torch.float16)
+    return loss, loss > 0.9
+
+
 def last_of_each(count: int, arguments: int) -> Callable[[Arguments], Arguments]:
     """The last rows of the first tensors, the rest as it is."""
     return lambda args: (*(a[-count:] for a in args[:arguments]), *args[arguments:])
@@ -86,7 +119,7 @@ def last_of_each(count: int, arguments: int) -> Callable[[Arguments], Arguments]
 LARGE_CASES = [
     LargeCase("box_iou", all_pairs, last_of_each(3, 1), last_rows, 10),
     LargeCase("complete_box_iou", all_pairs, last_of_each(3, 1), last_rows, 10),
-    LargeCase("generalized_box_iou_loss", pairs, last_of_each(1000, 2), last_rows, 20),
+    LargeCase("generalized_box_iou_loss", pairs, last_of_each(1000, 2), last_rows, 32),
     LargeCase("sigmoid_focal_loss", logits, last_of_each(1000, 2), last_rows, 20),
     LargeCase(
         "softmax_focal_loss", lambda *a: (*logits(*a), 2.0, 0.25, None, "none"), last_of_each(1000, 2), last_rows, 20
@@ -94,6 +127,12 @@ LARGE_CASES = [
     LargeCase("yolo_decode", yolo_maps, last_of_each(1, 1), last_rows, 20),
     LargeCase("decode_boxes", codes, last_of_each(1000, 2), last_rows, 30),
     LargeCase("encode_boxes", lambda *a: (*pairs(*a), [1.0] * 4), last_of_each(1000, 2), last_rows, 30),
+    LargeCase("yolo_grid_decode", yolo_grids, last_of_each(3, 1), last_rows, 25),
+    LargeCase("hard_negative_mining", losses, last_of_each(3, 2), last_rows, 10),
+    LargeCase("tree_softmax", tree, last_of_each(3, 1), last_rows, 20),
+    LargeCase("tree_probabilities", tree, last_of_each(3, 1), last_rows, 20),
+    LargeCase("tree_predict", tree, last_of_each(3, 1), last_rows, 10),
+    LargeCase("match_cells", yolo_cells, last_of_each(1, 3), rows_of_cells, 20),
     LargeCase("match_anchors", many_anchors, last_of_each(1000, 1), last_rows, 1),
 ]
 
@@ -106,4 +145,4 @@ def check_large(case: LargeCase, elements: int, device: str) -> None:
     assert largest >= elements or case.name == "match_anchors"  # whose pairs are nowhere in memory
     for whole, part in zip(result, outputs(function(*case.last_inputs(args))), strict=True):
         assert part.numel() > 0
-        assert_close(case.last_results(whole, part), part, None)
+        assert_close(case.last_results(whole, part, args), part, None)

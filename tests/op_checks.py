@@ -57,7 +57,9 @@ def strided(tensor: Tensor) -> Tensor:
 def gradients(case: OpCase, function: Callable[..., Any], args: Arguments, ones: bool = False) -> tuple[Tensor, ...]:
     """With respect to the floating ones of the arguments that have one, for gradients of the results: random, or 1."""
     args = tuple(
-        arg.detach().clone().requires_grad_() if i in case.gradients and arg.is_floating_point() else arg
+        arg.detach().clone().requires_grad_()
+        if i in case.gradients and isinstance(arg, Tensor) and arg.is_floating_point()
+        else arg
         for i, arg in enumerate(args)
     )
     results = [r for r in outputs(function(*args)) if r.requires_grad]

@@ -92,12 +92,12 @@ def test_yolo9000_finds_nodes_of_its_tree(tmp_path: Path) -> None:
     image = torch.rand(3, 96, 96)
     for rule in ("darknet", "absolute"):
         network.walk.rule, network.walk.threshold = rule, 0.2
-        (found,) = network([image], 0.01, 0.45)
+        (found,) = network([image], score_threshold=0.01, iou_threshold=0.45)
         assert len(found["boxes"]) > 5
         assert (found["scores"][:-1] >= found["scores"][1:]).all()
         assert 0 <= found["labels"].min() <= found["labels"].max() < 6
     network.walk.nodes = [4, 5]
-    (found,) = network([image], 0.001, 0.45)
+    (found,) = network([image], score_threshold=0.001, iou_threshold=0.45)
     assert set(found["labels"].tolist()) <= {0, 1}
     models.save_checkpoint(network, tmp_path / "a.safetensors")
     again = models.load(weights=tmp_path / "a.safetensors", fuse=False)

@@ -40,7 +40,7 @@ def benchmark_module(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 def test_every_race_runs(tmp_path: Path) -> None:
     script, out = ROOT / "benchmarks" / "gpu" / "run.py", tmp_path / "races.json"
-    options = ["--device", "cpu", "--scale", "0.0003", "--budget", "0.01"]
+    options = ["--device", "cpu", "--scale", "0.0003", "--budget", "0.01", "--seconds", "3000"]
     eager = {**os.environ, "TORCH_COMPILE_DISABLE": "1"}  # the compiled reference then is the reference
     command = [sys.executable, str(script), str(out), *options]
     process = subprocess.run(command, env=eager, capture_output=True, text=True, check=False)
@@ -67,8 +67,23 @@ def test_races_leave_out_who_is_wrong(benchmark_module: ModuleType) -> None:
     assert left_out == {"wrong": "its result is another one", "absent": "RuntimeError: no kernel image"}
 
 
+def test_a_few_boxes_may_be_others_and_no_more(benchmark_module: ModuleType) -> None:
+    same_boxes, same_detections = (getattr(sys.modules["inputs"], f"same_{what}") for what in ("boxes", "detections"))
+    kept = torch.arange(1000)
+    assert same_boxes(kept, torch.cat([kept[:-4], torch.tensor([2000, 2001])]))
+    assert not same_boxes(kept, kept[:-11])
+    assert not same_boxes(kept, kept + 20)
+    images = [(torch.rand(100, 4), torch.rand(100), torch.arange(100) % 7) for _ in range(2)]
+    boxes, scores, labels = (torch.stack(values) for values in zip(*images, strict=True))
+    padded = boxes, scores, labels, labels, torch.tensor([100, 100])
+    assert same_detections(padded, images)
+    assert same_detections(padded, [images[0], tuple(values[:-1] for values in images[1])])
+    assert not same_detections(padded, images[::-1])
+    assert not same_detections(padded, [images[0], (images[1][0], images[1][1], images[1][2] + 1)])
+
+
 def test_aims_are_judged(benchmark_module: ModuleType) -> None:
-    medians = {"pydet": 2e-4, "pydet, graph replay": 5e-5, "torchvision": 3e-4}
+    medians = {"pydet": 2e-4, "pydet, graph replay": 5e-5, "pydet, Triton": 1e-6, "torchvision": 3e-4}
     judged = benchmark_module.judged({"percent": 85, "seconds": 6e-5, "torchvision": 10}, 84.0, medians)
     assert [aim["met"] for aim in judged.values()] == [False, True, False]
     assert judged["torchvision"]["reached"] == pytest.approx(6)
@@ -95,6 +110,29 @@ REPORT = """\
 @pytest.mark.parametrize(("kernel", "ours"), [("void pydet::<unnamed>::nms_kernel", 1), ("void at::native::sort", 0)])
 def test_sanitizer_reports(gpu_script: ModuleType, kernel: str, ours: int) -> None:
     assert len(gpu_script.complaints(REPORT.format(kernel=kernel))) == ours
+
+
+@pytest.mark.parametrize(
+    ("status", "report", "good", "said"),
+    [
+        (0, "nms\n========= ERROR SUMMARY: 0 errors\n", True, "nothing found"),
+        (0, "nms\n========= RACECHECK SUMMARY: 0 hazards displayed (0 errors, 0 warnings)\n", True, "nothing found"),
+        (
+            0,
+            REPORT.format(kernel="void pydet::<unnamed>::nms_kernel"),
+            False,
+            "1 complaints, the first: =========     at",
+        ),
+        (0, REPORT.format(kernel="void at::native::sort"), True, "nothing found"),
+        (1, "Traceback (most recent call last):\nKeyError\n========= ERROR SUMMARY: 0 errors\n", False, "KeyError"),
+        (1, "========= ERROR SUMMARY: 0 errors\n", None, "did not run to its end (exit 1)"),
+        (124, "box_iou\nnms\n", None, "did not run to its end (exit 124): box_iou / nms"),
+    ],
+)
+def test_sanitizer_is_judged(gpu_script: ModuleType, status: int, report: str, good: bool | None, said: str) -> None:
+    found, words = gpu_script.verdict(status, report)
+    assert found is good
+    assert said in words
 
 
 def test_make_gpu_says_what_is_missing() -> None:

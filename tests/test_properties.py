@@ -137,6 +137,22 @@ def test_iou_of_permuted_boxes_is_permuted(first: Tensor, second: Tensor, seed: 
         same(similarity(first[rows], second[columns]), similarity(first, second)[rows][:, columns])
 
 
+@pytest.mark.parametrize("similarity", [*SIMILARITIES, ops.box_iof], ids=lambda f: f.__name__)
+@given(boxes(odd=True), SEEDS)
+def test_aligned_boxes_are_the_diagonal(similarity: Callable[..., Tensor], first: Tensor, seed: int) -> None:
+    second = first[torch.randperm(len(first), generator=generator(seed))]
+    near(similarity(first, second, aligned=True), similarity(first, second).diagonal(), 1e-6)
+
+
+@given(boxes(), boxes())
+def test_intersection_over_foreground_and_over_union(first: Tensor, second: Tensor) -> None:
+    """I / F and I / B and I / U of the same I: 1 / IoU = 1 / IoF + 1 / IoB - 1, where the boxes overlap."""
+    iof, iob, iou = ops.box_iof(first, second), ops.box_iof(second, first).T, ops.box_iou(first, second)
+    assert torch.equal(iof > 0, iou > 0)
+    apart = iou < 0.01
+    near((1 / iof + 1 / iob - 1).masked_fill(apart, 0), (1 / iou).masked_fill(apart, 0), 1e-4)
+
+
 @given(SEEDS, st.integers(0, 40), st.integers(-(2**12), 2**12), st.integers(-8, 8))
 def test_translation_and_powers_of_two_change_no_bit(seed: int, n: int, shift: int, power: int) -> None:
     """On a grid of quarters of a pixel, where float32 rounds nothing but the last division."""

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import assume, given
 from hypothesis import strategies as st
+from op_cases import random_tree
 from random_inputs import SEEDS, boxes, generator, grid, near, same
 from torch import Tensor
 
@@ -106,6 +107,53 @@ def test_decoding_a_batch_of_maps_is_a_loop(seed: int, batch: int, classes: int,
             strict=True,
         )
     )
+
+
+@given(SEEDS, st.integers(1, 60), st.integers(0, 4))
+def test_a_tree_shares_the_probability_out(seed: int, nodes: int, rows: int) -> None:
+    """Siblings add up to 1, children to their parent; moving a group of logits changes nothing."""
+    g = generator(seed)
+    parents, logits = random_tree(nodes, g), 3 * torch.randn(rows, nodes, generator=g)
+    conditional = ops.tree_softmax(logits, parents)
+    absolute = ops.tree_probabilities(conditional, parents)
+    whole = torch.cat([torch.ones(rows, 1), absolute], dim=1)  # the root's parent, -1, comes first
+    for parent in parents.unique():
+        group = parents == parent
+        near(conditional[:, group].sum(dim=1), torch.ones(rows))
+        near(absolute[:, group].sum(dim=1), whole[:, parent + 1])
+    near(ops.tree_softmax(logits + torch.randn(nodes + 1, generator=g)[parents + 1], parents), conditional)
+    found, probability = ops.tree_predict(conditional, parents, -1.0)
+    assert torch.equal(probability, absolute.gather(1, found[:, None])[:, 0])
+    assert not torch.isin(found, parents).any()  # leaves
+
+
+@given(SEEDS, st.integers(0, 4), st.integers(0, 40), st.sampled_from([0.0, 0.5, 1.0, 3.0]))
+def test_hard_negatives_are_the_hardest_and_so_many(seed: int, images: int, anchors: int, ratio: float) -> None:
+    g = generator(seed)
+    loss = (torch.rand(images, anchors, generator=g) * 10).round() / 10
+    positive = torch.rand(images, anchors, generator=g) < 0.2
+    chosen = ops.hard_negative_mining(loss, positive, ratio)
+    assert not (chosen & positive).any()
+    wanted = (ratio * positive.sum(dim=1)).long().minimum((~positive).sum(dim=1))
+    assert torch.equal(chosen.sum(dim=1), wanted)
+    easiest = loss.masked_fill(~chosen, 2).amin(dim=1) if anchors else loss.sum(dim=1)
+    assert (loss <= easiest[:, None]).logical_or(chosen | positive).all()
+
+
+@given(SEEDS, st.integers(2, 60), st.integers(1, 5))
+def test_kmeans_reports_the_fit_of_its_anchors_and_keeps_the_best(seed: int, n: int, k: int) -> None:
+    """A step may fit worse than the one before it, but more steps only add to those of which the best is returned."""
+    wh = torch.rand(n, 2, generator=generator(seed), dtype=torch.float64) * 90 + 1
+    k = min(k, n)
+    fits = []
+    for steps in (0, 1, 50):
+        anchors, fit = ops.anchor_kmeans(wh, k, seed=seed % 7, max_iterations=steps)
+        areas = anchors.prod(dim=1)
+        assert torch.equal(areas, areas.sort().values)
+        centred = torch.cat([-wh, wh], dim=1), torch.cat([-anchors, anchors], dim=1)
+        near(fit, ops.box_iou(*centred).max(dim=1).values.mean())
+        fits.append(float(fit))
+    assert fits == sorted(fits)
 
 
 @given(SEEDS, st.integers(0, 40), st.sampled_from(["xywh", "cxcywh"]))

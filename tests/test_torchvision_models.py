@@ -79,11 +79,12 @@ def test_same_detections(name: str) -> None:
     ours = our_network(name, theirs)
     assert sum(p.numel() for p in ours.parameters()) == PARAMETERS[name]
     images = pictures(3)
-    thresholds = (0.01, 0.45) if name == "ssd300" else (0.05, 0.5)
+    score, iou = (0.01, 0.45) if name == "ssd300" else (0.05, 0.5)
+    thresholds = {"score_threshold": score, "iou_threshold": iou}
     expected = theirs([image / 255 for image in images])
-    same_detections(ours(images, *thresholds), expected)
+    same_detections(ours(images, **thresholds), expected)
     # Folded and channels last, scores differ by rounding, and with them the order of what is nearly equal.
-    for a, b in zip(ours.fuse()(images, *thresholds), expected, strict=True):
+    for a, b in zip(ours.fuse()(images, **thresholds), expected, strict=True):
         torch.testing.assert_close(a["scores"], b["scores"], rtol=0, atol=2e-2)
 
 

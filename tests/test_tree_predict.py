@@ -104,6 +104,14 @@ def test_what_a_walk_means(seed: int) -> None:
             confident = int(parents[confident])
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16], ids=str)
+def test_probabilities_are_the_products_of_the_definition(dtype: torch.dtype) -> None:
+    """To the last bit on the CPU, so that they are those of a walk."""
+    conditional, parents = tree_inputs(50, torch.Generator().manual_seed(0))
+    args = conditional.to(dtype), parents
+    assert torch.equal(tree_probabilities(*args), reference.tree_probabilities(*args))
+
+
 def test_children_add_up_to_their_parent() -> None:
     generator = torch.Generator().manual_seed(1)
     parents = random_tree(300, generator)

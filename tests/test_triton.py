@@ -13,13 +13,13 @@ from typing import Any
 
 import pytest
 import torch
-from more_inputs import yolo_decode, yolo_grid_decode
+from more_inputs import nms, yolo_decode, yolo_grid_decode
 from op_cases import OP_CASES, aligned_boxes, random_boxes
-from op_checks import inputs_of, outputs
+from op_checks import assert_gradients_close, gradients, inputs_of, outputs
 from torch import Tensor
 
 from pydet import ops, reference
-from pydet.ops._backend import _triton_operator
+from pydet.ops._backend import _Override, _put_triton, _triton_operator
 
 triton = pytest.importorskip("triton")
 HERE = Path(__file__).parent
@@ -53,7 +53,16 @@ def kin_inputs(n: int, dtype: torch.dtype, *options: Any) -> list[tuple[Any, ...
 def registered_inputs(name: str, n: int, dtype: torch.dtype) -> list[tuple[Any, ...]]:
     """Those of the CUDA kernels, fewer: the interpreter takes a loop over the ground truths step by step."""
     case = next(case for case in OP_CASES if case.name == name)
-    return inputs_of(case, int(n**0.3), dtype)
+    return inputs_of(case, int(n**0.2), dtype)
+
+
+def nms_inputs(n: int, dtype: torch.dtype) -> list[tuple[Any, ...]]:
+    """Half of more_inputs/nms.py in one tile, half in two; a few in four, where the interpreter takes a second each."""
+    found = nms.inputs(min(n, 100), dtype)
+    return found[n % 4 // 2 :: 2] if n < 100 else [found[i] for i in (0, 8, 10)]
+
+
+FOCAL = next(case for case in OP_CASES if case.name == "sigmoid_focal_loss")
 
 
 # kernel: its inputs; relative and absolute tolerance, zero where the arithmetic is that of the reference bit by bit
@@ -63,10 +72,12 @@ INPUTS = {
     "generalized_box_iou": (kin_inputs, 0.0, 0.0),
     "distance_box_iou": (lambda n, dtype: kin_inputs(n, dtype, 1e-3), 0.0, 0.0),
     "complete_box_iou": (lambda n, dtype: kin_inputs(n, dtype, 1e-3), 1e-6, 1e-6),
+    "sigmoid_focal_loss": (functools.partial(inputs_of, FOCAL), 5e-6, 1e-9),
     "yolo_decode": (yolo_decode.inputs, 5e-6, 1e-4),
     "yolo_grid_decode": (yolo_grid_decode.inputs, 5e-6, 1e-4),
     "match_anchors": (functools.partial(registered_inputs, "match_anchors"), 0.0, 0.0),
     "match_cells": (functools.partial(registered_inputs, "match_cells"), 0.0, 0.0),
+    "nms": (nms_inputs, 0.0, 0.0),
 }
 
 POINTERS = ("*fp32", "*fp64", "*fp16", "*bf16")
@@ -85,6 +96,16 @@ def aligned_box_iou_signature(pointer: str) -> tuple[dict[str, str], dict[str, A
     arguments, constants = box_iou_signature(pointer)
     names = ("OP", "FORMAT", "EPS", "COMPUTE")
     return {k: v for k, v in arguments.items() if k != "m"}, {k: constants[k] for k in names} | {"PAIRS": 512}
+
+
+def sigmoid_focal_loss_signature(pointer: str) -> tuple[dict[str, str], dict[str, Any]]:
+    compute = triton.language.float64 if pointer == "*fp64" else triton.language.float32
+    out, classes = "*fp64" if pointer == "*fp64" else "*fp32", pointer in ("*fp32", "*bf16")
+    arguments = {"inputs": pointer, "targets": "*i64" if classes else pointer, "factors": out, "losses": out}
+    arguments |= {"gradients": pointer, "numel": "i64", "num_classes": "i32"}
+    each = pointer in ("*fp16", "*bf16")
+    options = {"ALPHA": 0.25, "GAMMA": 2.0 if classes else 1.5, "CLASSES": classes, "EACH": each, "FACTORS": each}
+    return arguments, options | {"LOSS": True, "GRADIENT": True, "COMPUTE": compute, "BLOCK": 1024}
 
 
 def yolo_decode_signature(pointer: str) -> tuple[dict[str, str], dict[str, Any]]:
@@ -122,10 +143,31 @@ def match_cells_signature(pointer: str) -> tuple[dict[str, str], dict[str, Any]]
     return {**arguments, "count": "i32"}, {"PREDICTIONS": 64}
 
 
-# kernel, less its "_kernel", after a dot which of its variants; in the file of its name, or of what follows "aligned_"
+def nms_keys_signature(pointer: str) -> tuple[dict[str, str], dict[str, Any]]:
+    compute = triton.language.float64 if pointer == "*fp64" else triton.language.float32
+    return {"boxes": pointer, "order": "*i64", "keys": "*i64", "n": "i32"}, {"COMPUTE": compute, "TILE": 32}
+
+
+def nms_bounds_signature(pointer: str) -> tuple[dict[str, str], dict[str, Any]]:
+    compute = triton.language.float64 if pointer == "*fp64" else triton.language.float32
+    out = "*fp64" if pointer == "*fp64" else "*fp32"
+    arguments = {"boxes": pointer, "order": "*i64", "ranks": "*i32", "corners": out, "bounds": out, "best": "*i32"}
+    return {**arguments, "n": "i32", "tiles": "i32"}, {"COMPUTE": compute, "TILE": 32}
+
+
+def nms_signature(everything: bool, pointer: str) -> tuple[dict[str, str], dict[str, Any]]:
+    compute = triton.language.float64 if pointer == "*fp64" else triton.language.float32
+    out = "*fp64" if pointer == "*fp64" else "*fp32"
+    arguments = {"corners": out, "ranks": "*i32", "bounds": out, "best": "*i32", "states": "*i32", "pending": "*i32"}
+    arguments |= {"thresholds": "*fp64", "n": "i32", "tiles": "i32", "launch": "i32"}
+    return arguments, {"EVERYTHING": everything, "COMPUTE": compute, "TILE": 32}
+
+
+# kernel, less its "_kernel", after a dot which of its variants
 SIGNATURES = {
     "box_iou": box_iou_signature,
     "aligned_box_iou": aligned_box_iou_signature,
+    "sigmoid_focal_loss": sigmoid_focal_loss_signature,
     "yolo_decode": yolo_decode_signature,
     "yolo_grid_decode": yolo_grid_decode_signature,
     "match_anchors.threshold": functools.partial(match_anchors_signature, "best", "no"),
@@ -133,6 +175,10 @@ SIGNATURES = {
     "match_anchors.restore": functools.partial(match_anchors_signature, "restore", "restore"),
     "match_anchors.first": functools.partial(match_anchors_signature, "first", "first"),
     "match_cells": match_cells_signature,
+    "nms_keys": nms_keys_signature,
+    "nms_bounds": nms_bounds_signature,
+    "nms": functools.partial(nms_signature, False),
+    "nms.everything": functools.partial(nms_signature, True),
 }
 
 
@@ -142,11 +188,15 @@ def launcher(name: str) -> Any:
     return found
 
 
+def files_of_kernels() -> dict[str, str]:
+    """Kernel, less its "_kernel": the stem of its file."""
+    files = {path.stem: path.read_text() for path in (HERE.parent / "triton_kernels").glob("*.py")}
+    return {kernel: stem for stem, text in files.items() for kernel in re.findall(r"def (\w+)_kernel\(", text)}
+
+
 def test_every_kernel_is_tested() -> None:
     assert {name for name in ops.OPERATORS if _triton_operator(name)} == set(INPUTS)
-    files = {path.stem: path.read_text() for path in (HERE.parent / "triton_kernels").glob("*.py")}
-    kernels = {kernel for text in files.values() for kernel in re.findall(r"def (\w+)_kernel\(", text)}
-    assert kernels == {name.split(".")[0] for name in SIGNATURES}
+    assert set(files_of_kernels()) == {name.split(".")[0] for name in SIGNATURES}
 
 
 @pytest.mark.skipif(not INTERPRETED, reason="runs in the process that test_interpreter starts")
@@ -168,6 +218,21 @@ def test_integer_and_mixed_boxes() -> None:
         torch.testing.assert_close(result, expected, rtol=0, atol=0)
 
 
+@pytest.mark.skipif(not INTERPRETED, reason="runs in the process that test_interpreter starts")
+@pytest.mark.parametrize("size", SIZES)
+def test_gradient_equals_that_of_the_reference(size: int) -> None:
+    """By autograd, which finds the launchers of the gradient where it would find the compiled operators."""
+    override = _Override()
+    _put_triton(override, FOCAL.name, launcher(FOCAL.name), "CPU")
+    try:
+        for dtype in (torch.float32, torch.float64, torch.bfloat16):
+            for args in inputs_of(FOCAL, size, dtype):
+                ours, theirs = (gradients(FOCAL, f, args) for f in (FOCAL.function, FOCAL.reference))
+                assert_gradients_close(ours, theirs)
+    finally:
+        override.undo()
+
+
 @pytest.mark.skipif(INTERPRETED, reason="starts this process")
 def test_interpreter() -> None:
     """TRITON_INTERPRET is read when a kernel is decorated: another process, and every interpreted test ran in it."""
@@ -175,7 +240,24 @@ def test_interpreter() -> None:
     environment = {**os.environ, "TRITON_INTERPRET": "1"}
     process = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert process.returncode == 0, process.stdout + process.stderr
-    assert f"{len(INPUTS) * len(SIZES) * 4 + 1} passed" in process.stdout
+    assert f"{(len(INPUTS) * 4 + 1) * len(SIZES) + 1} passed" in process.stdout
+
+
+def compiled_kernel(name: str, pointer: str, architecture: int, sizes_of_one: bool = False) -> Any:
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    signature, constants = SIGNATURES[name](pointer)
+    if sizes_of_one:
+        constants = {**constants, **{size: 1 for size, kind in signature.items() if kind in ("i32", "i64")}}
+        signature = {argument: kind for argument, kind in signature.items() if argument not in constants}
+    name = name.split(".")[0]
+    module = importlib.import_module(f"pydet.triton_kernels.{files_of_kernels()[name]}")
+    kernel = getattr(module, f"{name}_kernel")
+    kinds = {**signature, **dict.fromkeys(constants, "constexpr")}
+    assert set(kinds) == set(kernel.arg_names)
+    source = ASTSource(fn=kernel, signature={name: kinds[name] for name in kernel.arg_names}, constexprs=constants)
+    return triton.compile(source, target=GPUTarget("cuda", architecture, 32), options={"enable_fp_fusion": False})
 
 
 @pytest.mark.skipif(INTERPRETED, reason="compiles")
@@ -183,21 +265,17 @@ def test_interpreter() -> None:
 @pytest.mark.parametrize("pointer", POINTERS)
 @pytest.mark.parametrize("name", SIGNATURES)
 def test_compiles_without_a_gpu(name: str, pointer: str, architecture: int) -> None:
-    from triton.backends.compiler import GPUTarget
-    from triton.compiler import ASTSource
-
-    signature, constants = SIGNATURES[name](pointer)
-    name = name.split(".")[0]
-    stem = name.removeprefix("aligned_")
-    kernel = getattr(importlib.import_module(f"pydet.triton_kernels.{stem}"), f"{name}_kernel")
-    assert [*signature, *constants] == kernel.arg_names
-    source = ASTSource(
-        fn=kernel, signature={**signature, **dict.fromkeys(constants, "constexpr")}, constexprs=constants
-    )
-    compiled = triton.compile(source, target=GPUTarget("cuda", architecture, 32), options={"enable_fp_fusion": False})
+    compiled = compiled_kernel(name, pointer, architecture)
     assert compiled.asm["cubin"][:4] == b"\x7fELF"
     assert f".target sm_{architecture}" in compiled.asm["ptx"]
     assert "fma.rn.f32" not in compiled.asm["ptx"] or name.startswith("yolo")
+
+
+@pytest.mark.skipif(INTERPRETED, reason="compiles")
+@pytest.mark.parametrize("name", SIGNATURES)
+def test_compiles_where_sizes_are_one(name: str) -> None:
+    """Of a size of 1 Triton makes a constant, a Python number in the kernel: not every expression takes one."""
+    assert compiled_kernel(name, "*fp32", 90, sizes_of_one=True).asm["cubin"][:4] == b"\x7fELF"
 
 
 CELLS = (torch.zeros(1, 12, 4), torch.zeros(1, 4), torch.tensor([1]))
@@ -218,6 +296,9 @@ CELLS = (torch.zeros(1, 12, 4), torch.zeros(1, 4), torch.tensor([1]))
             (torch.zeros(1, 7, 4), torch.zeros(7, 4)),
             r"leading dimensions, got \[1, 7, 4\]",
         ),
+        ("sigmoid_focal_loss", (torch.zeros(2, 3), torch.zeros(2)), r"with inputs \[2, 3\], got \[2\]"),
+        ("sigmoid_focal_loss", (torch.zeros(2), torch.zeros(2), 0.25, 2.0, "avg"), "or 'sum', got 'avg'"),
+        ("sigmoid_focal_loss", (torch.zeros(2), torch.zeros(2), 0.25, -1.0), "gamma must be finite and not negative"),
         ("match_anchors", (torch.zeros(7, 5), torch.zeros(1, 4)), r"or \[B, A, 4\] with counts, got \[7, 5\]"),
         ("match_anchors", (torch.zeros(7, 4), torch.zeros(1, 4), None, 0.4, 0.5), "high_threshold = 0.4, got 0.5"),
         ("match_anchors", (torch.zeros(7, 4), torch.zeros(1, 4), None, 0.5, 0.4, "x"), "'threshold', got 'x'"),
@@ -226,6 +307,9 @@ CELLS = (torch.zeros(1, 12, 4), torch.zeros(1, 4), torch.tensor([1]))
         ("match_cells", (*CELLS, (2, 3), (9, 9), "shape", torch.ones(3, 2)), r"or come with a mask, got \[3, 2\]"),
         ("match_cells", (*CELLS, (2, 3), (9, 9), "shape", torch.ones(3, 2), [0, 3]), r"3 priors, got \[0, 3\]"),
         ("match_cells", (*CELLS, (2, 3), (9, 9), "shape", None, None, -1.0), "must be at least 0, got -1"),
+        ("nms", (torch.zeros(7, 5), torch.zeros(7), 0.5), r"boxes must be \[N, 4\], got \[7, 5\]"),
+        ("nms", (torch.zeros(7, 4), torch.zeros(6), 0.5), r"scores must be \[N\] with N = 7 as in boxes, got \[6\]"),
+        ("nms", (torch.zeros(7, 4), torch.zeros(7), float("nan")), "iou_threshold must be a number, got nan"),
         ("yolo_decode", (torch.zeros(1, 20, 2, 2), torch.ones(3, 2), (64, 64)), "for the A = 3 anchors, got"),
         ("yolo_decode", (torch.zeros(1, 18, 2, 2), torch.ones(3, 2), (64, 0)), r"must be positive, got \(64, 0\)"),
         ("yolo_decode", (torch.zeros(1, 18, 2, 2), torch.ones(3, 2), (64, 64), "tree"), "or 'logits', got 'tree'"),

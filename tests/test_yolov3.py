@@ -103,10 +103,10 @@ def test_the_dog(dog: Tensor, fuse: bool, batch_norm: str) -> None:
 
 def test_pictures_of_several_sizes_at_once(tiny: Darknet, dog: Tensor) -> None:
     pictures = [dog, dog[:, :400, :500] / 255.0, torch.zeros(3, 1, 1), dog.flip(2)]
-    together = tiny(pictures, 0.25, 0.45)
+    together = tiny(pictures, score_threshold=0.25, iou_threshold=0.45)
     assert len(together) == 4
     for picture, result in zip(pictures, together, strict=True):
-        (alone,) = tiny([picture], 0.25, 0.45)
+        (alone,) = tiny([picture], score_threshold=0.25, iou_threshold=0.45)
         assert torch.equal(result["labels"], alone["labels"])
         torch.testing.assert_close(result["boxes"], alone["boxes"], rtol=1e-3, atol=1e-2)
         torch.testing.assert_close(result["scores"], alone["scores"], rtol=0, atol=1e-4)
@@ -117,7 +117,8 @@ def test_pictures_of_several_sizes_at_once(tiny: Darknet, dog: Tensor) -> None:
 
 
 def test_thresholds(tiny: Darknet, dog: Tensor) -> None:
-    (loose,), (strict,), (all_,) = tiny([dog], 0.1), tiny([dog], 0.6), tiny([dog], 0.1, 1.0)
+    (loose,), (strict,) = tiny([dog], score_threshold=0.1), tiny([dog], score_threshold=0.6)
+    (all_,) = tiny([dog], score_threshold=0.1, iou_threshold=1.0)
     assert (loose["scores"] > 0.1).all()
     assert torch.equal(strict["scores"], loose["scores"][loose["scores"] > 0.6])
     assert len(all_["scores"]) > len(loose["scores"])
@@ -208,12 +209,12 @@ def test_own_classes_anchors_and_masks() -> None:
 def test_anchors_stay_exact_in_half_precision(dog: Tensor) -> None:
     model = models.load("yolov3-tiny").bfloat16()
     assert model.heads[0].anchors.dtype == torch.float32
-    names = [model.class_names[label] for label in model([dog], 0.4)[0]["labels"]]
+    names = [model.class_names[label] for label in model([dog], score_threshold=0.4)[0]["labels"]]
     assert {"dog", "bicycle"} <= set(names)
 
 
 def test_what_cannot_be_done_is_said(tiny: Darknet) -> None:
     with pytest.raises(ValueError, match=r"Darknet: x must be \[B, 3, height, width\], got \[1, 1, 32, 32\]"):
         tiny.forward_features(torch.zeros(1, 1, 32, 32))
-    with pytest.raises(RuntimeError, match="only evaluation"):
+    with pytest.raises(ValueError, match="Darknet: targets must be given in training mode"):
         copy.deepcopy(tiny).train()([torch.zeros(3, 8, 8)])

@@ -146,6 +146,7 @@ WORKLOADS = [
             operator="nms",
             make_inputs=functools.partial(make, n),
             peer=of_the_same_name("nms"),
+            equal=inputs.same_boxes,
             aims={"seconds": seconds, "torchvision": 5},
         )
         for n, seconds in ((10_000, 100e-6), (100_000, 3e-3))
@@ -161,6 +162,7 @@ WORKLOADS = [
         operator="batched_nms",
         make_inputs=functools.partial(inputs.with_classes, 100_000),
         peer=of_the_same_name("batched_nms"),
+        equal=inputs.same_boxes,
         aims={"torchvision": 10},
     ),
     *(
@@ -207,5 +209,48 @@ WORKLOADS = [
         equal=close,
         moved=read_and_written,
         with_reference=True,
+    ),
+    *(
+        Workload(
+            name=f"tree_softmax 16 x 867 x 9418 {layout}",
+            operator="tree_softmax",
+            make_inputs=functools.partial(inputs.tree_logits, layout),
+            equal=close,
+            moved=read_and_written,
+        )
+        for layout in ("rows", "map")
+    ),
+    Workload(
+        name="tree_probabilities 16 x 867 x 9418",
+        operator="tree_probabilities",
+        make_inputs=inputs.tree_conditional,
+        call=lambda function, conditional, parents, _: function(conditional, parents),
+        equal=close,
+        moved=read_and_written,
+    ),
+    Workload(
+        name="tree_predict 16 x 867 x 9418",
+        operator="tree_predict",
+        make_inputs=inputs.tree_conditional,
+        equal=close,
+        graph=True,
+    ),
+    *(
+        Workload(
+            name=f"hard_negative_mining {images} x {anchors:,}",
+            operator="hard_negative_mining",
+            make_inputs=functools.partial(inputs.losses_of_anchors, images, anchors),
+            peer=lambda torchvision: inputs.two_sorts,
+            equal=inputs.as_many,
+            graph=True,
+        )
+        for images, anchors in ((32, 8732), (8, 120_000))
+    ),
+    Workload(
+        name="anchor_kmeans 860k boxes, 9 anchors",
+        operator="anchor_kmeans",
+        make_inputs=inputs.sizes_of_boxes,
+        graph=True,
+        equal=close,
     ),
 ]

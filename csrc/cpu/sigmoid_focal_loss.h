@@ -11,25 +11,27 @@ struct FocalBlock {
   T* loss;
   T* gradient;
   T scale;  // of the gradients
+  bool labels_in_memory, loss_in_memory, gradient_in_memory;  // rather than in a buffer that the cache holds
 };
 
 // The 64 values of a step that lie `bytes` ahead, for reading or writing: the hardware's own prefetching ends with the
-// page. Nothing happens where there is no memory.
+// page. Nothing happens where there is no memory. Inlined by force: GCC drops calls of functions that only prefetch.
 template <typename T>
-void prefetch_step(const T* values, uintptr_t bytes) {
+PYDET_HD void prefetch_step(const T* values, uintptr_t bytes) {
   const uintptr_t at = reinterpret_cast<uintptr_t>(values) + bytes;
   for (uintptr_t line = 0; line < kFocalStep * sizeof(T); line += 64) {
     __builtin_prefetch(reinterpret_cast<const void*>(at + line));
   }
 }
 
-// Labels a block ahead, because all of a block are looked at first.
+// Labels a block ahead, because all of a block are looked at first. Buffers are left out: what lies behind them is
+// nothing but other lines for the cache to lose.
 template <bool kGradient, typename T>
-void prefetch_step(const FocalBlock<T>& block, int64_t step) {
+PYDET_HD void prefetch_step(const FocalBlock<T>& block, int64_t step) {
   prefetch_step(block.x + step, 2048);
-  prefetch_step(block.t + step, kFocalBlock * sizeof(T));
-  prefetch_step(block.loss + step, 2048);
-  if (kGradient) prefetch_step(block.gradient + step, 2048);
+  if (block.labels_in_memory) prefetch_step(block.t + step, kFocalBlock * sizeof(T));
+  if (block.loss_in_memory) prefetch_step(block.loss + step, 2048);
+  if (kGradient && block.gradient_in_memory) prefetch_step(block.gradient + step, 2048);
 }
 
 // No label is set; returns whether all logits are ordinary, without which the results are not valid.
@@ -181,9 +183,13 @@ double focal_block(const SigmoidFocalJob<T, In, Target>& job, int64_t begin, int
                       kNoLabels<T>,
                       whole && job.losses != nullptr ? job.losses + begin : losses,
                       gradients,
-                      single ? job.scale * job.upstream.data[0] : job.scale};
+                      single ? job.scale * job.upstream.data[0] : job.scale,
+                      false,
+                      whole && job.losses != nullptr,
+                      false};
   if constexpr (std::is_same_v<T, In>) {
-    if (kGradient && whole) block.gradient = job.gradients + begin;
+    block.gradient_in_memory = kGradient && whole;
+    if (block.gradient_in_memory) block.gradient = job.gradients + begin;
   }
   FocalRows rows{};
   if (job.classes != nullptr) {
@@ -192,6 +198,7 @@ double focal_block(const SigmoidFocalJob<T, In, Target>& job, int64_t begin, int
     if (rows.labels) block.t = t;
   } else {
     block.t = load_values(job.targets + begin, n, t);
+    block.labels_in_memory = block.t != t;
   }
   focal_values<kPower, kGradient>(job.parameters, block, block.t != kNoLabels<T>);
   if (rows.ignored) {

@@ -77,7 +77,7 @@ void softmax_of_group(T* __restrict__ tile, int64_t nodes) {
   }
   for (int64_t n = 0; n < nodes; ++n) {
     for (int64_t i = 0; i < kLanes; ++i) {
-      const T term = softmax_term(tile[n * kLanes + i], largest[i]);
+      const T term = softmax_term<PYDET_LEVEL_IS_FUSED>(tile[n * kLanes + i], largest[i]);
       tile[n * kLanes + i] = term;
       total[i] += term;
     }

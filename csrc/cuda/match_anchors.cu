@@ -38,7 +38,7 @@ struct BestOfBoth : Visitor<T> {
     best[k] = better ? rank : best[k];
   }
   __device__ Rank<T> rank(int64_t) const { return std::numeric_limits<Rank<T>>::min(); }
-  __device__ Rank<T> needed(Rank<T>) const { return news; }
+  __device__ Rank<T> needed(const TruthTile<T>&, int) const { return news; }
   __device__ void start(int64_t first, bool plain) {  // the first one has an IoU of at least 0, met or not
     for (int k = 0; k < kMatchBoxes<T>; ++k)
       keep_better(k, 0, static_cast<int32_t>(first - begin), plain && best[k] < 0);
@@ -119,7 +119,7 @@ struct HasBest : Visitor<T> {
   __device__ HasBest(const WarpBoxes<T>& mine, const Rank<T>* highest) : mine(mine), highest(highest) {}
 
   __device__ Rank<T> rank(int64_t truth) const { return highest[truth]; }
-  __device__ Rank<T> needed(Rank<T> rank) const { return rank; }
+  __device__ Rank<T> needed(const TruthTile<T>& tile, int i) const { return tile.rank[i]; }
   template <bool plain>
   __device__ void meet(const TruthTile<T>& tile, int i, int64_t) {
     for (int k = 0; k < kMatchBoxes<T>; ++k) equal[k] |= rank_of_pair<plain>(tile, i, mine, k) == tile.rank[i];

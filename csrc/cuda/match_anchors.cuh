@@ -162,7 +162,7 @@ __device__ Rank<T> rank_of_pair(const TruthTile<T>& tile, int i, const WarpBoxes
 }
 
 // What a visitor may leave as it is. It has besides:
-//   Rank<T> needed(Rank<T> rank): less than this rank is no news, `rank` being the tile's;
+//   Rank<T> needed(const TruthTile<T>& tile, int i): less than this rank is no news of ground truth i;
 //   template <bool plain> void meet(TruthTile<T>& tile, int i, int64_t truth): `truth` is its index among those of all
 //   images; they come in rising order.
 template <typename T>
@@ -195,7 +195,7 @@ __device__ void walk_truths(const Box<T>* truths, int64_t begin, int64_t end, co
       const int i = group + lane;
       bool met = i < count;
       if (met && plain) {
-        met = rank_of_positive(mine.highest_iou(tile.box[i], tile.area[i])) >= visitor.needed(tile.rank[i]);
+        met = rank_of_positive(mine.highest_iou(tile.box[i], tile.area[i])) >= visitor.needed(tile, i);
       }
       for (unsigned left = __ballot_sync(kAllLanes, met); left != 0; left &= left - 1) {
         const int next = group + __ffs(static_cast<int>(left)) - 1;

@@ -29,7 +29,7 @@ struct Above : Visitor<T> {
 
   __device__ Above(const WarpBoxes<T>& mine, Rank<T> threshold) : mine(mine), threshold(threshold) {}
 
-  __device__ Rank<T> needed(Rank<T>) const { return threshold + 1; }
+  __device__ Rank<T> needed(const TruthTile<T>&, int) const { return threshold + 1; }
   template <bool plain>
   __device__ void meet(const TruthTile<T>& tile, int i, int64_t) {
     for (int k = 0; k < kMatchBoxes<T>; ++k) {

@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <tuple>
 #include <type_traits>
 #include <vector>
@@ -44,6 +45,8 @@ __global__ void __launch_bounds__(kTile* kRows, kResident)
   const int lane = static_cast<int>(threadIdx.x), thread_row = static_cast<int>(threadIdx.y);
   const In* channels = inputs + image * head.image_stride + anchor * (5 + head.classes) * head.channel_stride;
 
+  const bool writes_boxes = blockIdx.y == 0;  // the other blocks of this tile have other classes
+
   if (thread_row < 2 && lane < count) {
     const unsigned cell = static_cast<unsigned>(first) + lane, width = static_cast<unsigned>(head.width);
     const int64_t x = cell % width, y = cell / width;
@@ -53,8 +56,8 @@ __global__ void __launch_bounds__(kTile* kRows, kResident)
     if (thread_row == 0) {
       tile.source[lane] = offset;
       tile.confidence[lane] = sigmoid(load<T>(in + 4 * head.channel_stride));
-      out.objectness[row] = tile.confidence[lane];
-    } else {
+      if (writes_boxes) out.objectness[row] = tile.confidence[lane];
+    } else if (writes_boxes) {
       const T scale_x = head.anchors_in_cells ? head.stride_x : T(1);
       const T scale_y = head.anchors_in_cells ? head.stride_y : T(1);
       const Box<T> b = yolo_box(load<T>(in), load<T>(in + head.channel_stride), load<T>(in + 2 * head.channel_stride),
@@ -70,7 +73,9 @@ __global__ void __launch_bounds__(kTile* kRows, kResident)
   if constexpr (kClasses == YoloClasses::softmax) softmax_of_tile(head, logits, count, tile);
   T* scores = out.scores + first_row * head.classes;
   const int64_t out_stride = head.anchors * head.classes;
-  for (int64_t first_class = 0; first_class < head.classes; first_class += kTile) {
+  const int64_t step = static_cast<int64_t>(gridDim.y) * kTile;
+  for (int64_t first_class = static_cast<int64_t>(blockIdx.y) * kTile; first_class < head.classes;
+       first_class += step) {
     const int labels = static_cast<int>(head.classes - first_class < kTile ? head.classes - first_class : kTile);
     if (head.channel_stride == 1) {  // read along the classes, as they are written
       for (int i = thread_row; i < count && lane < labels; i += kRows) {
@@ -135,6 +140,14 @@ __global__ void __launch_bounds__(kSoftmaxParts* kGridRows)
   }
 }
 
+// Blocks for the classes of one tile: where a small batch has few tiles, the classes are shared out too. A softmax
+// needs all of them.
+unsigned class_blocks(int64_t tiles, int64_t classes, YoloClasses kind) {
+  if (kind == YoloClasses::softmax) return 1;
+  const int64_t wanted = 4 * static_cast<int64_t>(multiprocessors()) / tiles, most = (classes + kTile - 1) / kTile;
+  return static_cast<unsigned>(std::max<int64_t>(1, std::min(wanted, most)));
+}
+
 // boxes [B, rows, 4], objectness [B, rows], scores [B, rows, C]
 std::tuple<Tensor, Tensor, Tensor> new_outputs(const Tensor& inputs, int64_t rows, int64_t classes) {
   const int64_t batch = inputs.size(0);
@@ -180,8 +193,8 @@ std::tuple<Tensor, Tensor, Tensor> yolo_decode_cuda(const Tensor& inputs,  // [B
     const auto kernel = kind == YoloClasses::sigmoid   ? yolo_decode_kernel<YoloClasses::sigmoid, T, scalar_t>
                         : kind == YoloClasses::softmax ? yolo_decode_kernel<YoloClasses::softmax, T, scalar_t>
                                                        : yolo_decode_kernel<YoloClasses::logits, T, scalar_t>;
-    launch(kernel, dim3(static_cast<unsigned>(blocks)), dim3(kTile, kRows), 0, stream,
-           inputs.const_data_ptr<scalar_t>(), sizes.const_data_ptr<T>(), head, data_of<T>(out));
+    launch(kernel, dim3(static_cast<unsigned>(blocks), class_blocks(blocks, num_classes, kind)), dim3(kTile, kRows), 0,
+           stream, inputs.const_data_ptr<scalar_t>(), sizes.const_data_ptr<T>(), head, data_of<T>(out));
   });
   return out;
 }

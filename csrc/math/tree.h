@@ -6,9 +6,9 @@
 namespace pydet {
 
 // A term of the softmax of a group whose largest logit is `largest`: in (0, 1], NaN where that is infinite.
-template <typename T>
+template <bool kFused, typename T>
 PYDET_HD T softmax_term(T logit, T largest) {
-  return exp_of_negative(logit - largest);
+  return exp_of_negative<kFused>(logit - largest);
 }
 
 // Gradient of a logit from that of its probability; `mean` is the sum of probability * gradient over the group.

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from pydet import ops
+from pydet.losses import Targets
 from pydet.models.packed import pack
 from pydet.placement import Placement
 
@@ -75,31 +77,76 @@ class DetectionModel(nn.Module):
         """`predict` and `select`: from [B, 3, height, width] to boxes, scores, labels and counts of fixed shapes."""
         return self.select(*self.predict(x, sizes), score_threshold, iou_threshold)
 
-    def forward(
-        self, images: Sequence[Tensor], score_threshold: float = 0.25, iou_threshold: float = 0.45
-    ) -> list[dict[str, Tensor]]:
-        """Finds the objects in pictures of any sizes.
+    @property
+    def num_labels(self) -> int:
+        """How many labels the objects that it is trained with may have: 0 to this - 1."""
+        return len(self.class_names)
+
+    def forward_heads(self, x: Tensor) -> Any:
+        """What the heads say of a batch [B, 3, height, width], before it becomes boxes: what `loss` takes."""
+        raise NotImplementedError
+
+    def loss(self, raw: Any, targets: Targets, seen: int | None = None) -> dict[str, Tensor]:
+        """What the network is trained by: the sum of these terms, each a scalar with a gradient.
 
         Args:
-            images: [3, height, width] each, RGB, floating point in 0..1 or uint8.
+            raw: of `forward_heads`.
+            targets: boxes in pixels of the batch that `forward_heads` was given, whatever size that had.
+            seen: pictures trained on so far, those of this batch (in all processes) included; None for many. Only
+                YOLOv2 and YOLO9000 look at it.
+        """
+        raise NotImplementedError
+
+    def forward(
+        self,
+        images: Sequence[Tensor] | Tensor,
+        targets: Sequence[dict[str, Tensor]] | Targets | None = None,
+        *,
+        score_threshold: float = 0.25,
+        iou_threshold: float = 0.45,
+        seen: int | None = None,
+    ) -> Any:
+        """Finds the objects in pictures of any sizes; in training mode says how wrong it is about them.
+
+        Args:
+            images: [3, height, width] each, RGB, floating point in 0..1 or uint8. In training mode with `Targets`: a
+                batch [B, 3, height, width] as `preprocess` makes it.
+            targets: In training mode. For a list of pictures, of each "boxes" [g, 4] xyxy in pixels of the picture and
+                "labels" [g], which are checked. For a batch, `Targets`, which are not: that would wait for a GPU.
             score_threshold: A score must be greater.
             iou_threshold: A box falls when its IoU with a better one of its class is greater.
+            seen: As of `loss`.
 
         Returns:
             For each picture, best score first: "boxes" [K, 4] xyxy in pixels of that picture, not clipped to it,
-            "labels" int64 [K] and "scores" [K].
+            "labels" int64 [K] and "scores" [K]. In training mode the terms of the loss by name.
         """
         if self.training:
-            raise RuntimeError(f"{type(self).__name__}: only evaluation is implemented; call .eval() first")
-        if not images:
+            if targets is None:
+                raise ValueError(f"{type(self).__name__}: targets must be given in training mode")
+            batch, truths = self._batch(images, targets)
+            return self.loss(self.forward_heads(batch), truths, seen)
+        if not len(images):
             return []
-        x, placement = self.preprocess(images)
+        x, placement = self.preprocess(list(images))
         boxes, scores, labels, count = self.detect_batch(x, placement.size.to(x.device), score_threshold, iou_threshold)
         boxes = placement.to_picture(boxes)
         return [
             {"boxes": b[:k], "labels": label[:k], "scores": s[:k]}
             for b, s, label, k in zip(boxes, scores, labels, count.tolist(), strict=True)
         ]
+
+    def _batch(
+        self, images: Sequence[Tensor] | Tensor, targets: Sequence[dict[str, Tensor]] | Targets
+    ) -> tuple[Tensor, Targets]:
+        if isinstance(targets, Targets):
+            if not isinstance(images, Tensor):
+                raise TypeError(f"{type(self).__name__}: images must be a batch [B, 3, height, width] with Targets")
+            return images, targets
+        truths = Targets.of(targets, self.num_labels)
+        x, placement = self.preprocess(list(images))
+        images_of = torch.repeat_interleave(truths.counts)
+        return x, truths._replace(boxes=placement.to_batch(truths.boxes, images_of)).to(x.device)
 
     @property
     def fused(self) -> bool:

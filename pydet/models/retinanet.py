@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from pydet import ops
+from pydet.losses import Targets, retinanet_loss
 from pydet.models.anchors import grid_anchors, retinanet_sides
 from pydet.models.backbones.fpn import FeaturePyramid
 from pydet.models.backbones.resnet import FrozenBatchNorm2d, ResNet
@@ -96,6 +97,9 @@ class RetinaNet(DetectionModel):
         shortest: pictures are scaled so that the short side has so many pixels ...
         longest: ... or, where the long side would have more than this, so that it has these.
         width: channels of the first stage of the ResNet; the pyramid has four times as many.
+
+    Attributes:
+        box_loss: "l1" in version 1, "giou" in version 2, as torchvision's; the paper's "smooth_l1" can be set.
     """
 
     level_top_k = 1000
@@ -116,6 +120,7 @@ class RetinaNet(DetectionModel):
         self.class_names = list(class_names)
         self.shortest, self.longest = shortest, longest
         second = version == 2
+        self.box_loss = "giou" if second else "l1"
         body = ResNet(depth, nn.BatchNorm2d if second or not frozen else FrozenBatchNorm2d, width)
         self.backbone = Backbone(body, 4 * width, p6_from_c5=second)
         norm = functools.partial(nn.GroupNorm, min(32, width)) if second else None
@@ -150,6 +155,12 @@ class RetinaNet(DetectionModel):
         logits, codes = self.head(levels)
         return logits, codes.float(), anchors  # half a network has whole boxes
 
+    def loss(
+        self, raw: tuple[Tensor, Tensor, list[Tensor]], targets: Targets, seen: int | None = None
+    ) -> dict[str, Tensor]:
+        logits, codes, anchors = raw
+        return retinanet_loss(logits, codes, torch.cat(anchors), targets, BOX_WEIGHTS, self.box_loss)
+
     def predict(self, x: Tensor, sizes: Tensor) -> tuple[Tensor, Tensor]:
         raise NotImplementedError("RetinaNet: all boxes of all classes are never made; see detect_batch")
 
@@ -163,8 +174,8 @@ class RetinaNet(DetectionModel):
         bound = -math.inf if score_threshold <= 0 else bound
         boxes, scores, start = [], [], 0
         for level in anchors:
-            rows = slice(start, start + len(level))
-            start += len(level)
+            rows = slice(start, start + level.shape[0])
+            start += level.shape[0]
             found = self._best_of_level(codes[:, rows], logits[:, rows], level, bound)
             boxes.append(found[0])
             scores.append(found[1])
@@ -174,9 +185,9 @@ class RetinaNet(DetectionModel):
 
     def _best_of_level(self, codes: Tensor, logits: Tensor, anchors: Tensor, bound: float) -> tuple[Tensor, Tensor]:
         """Boxes [B, K, 4] and scores [B, K, C], of which one in each row is not 0."""
-        k = min(self.level_top_k, anchors.shape[0] * logits.shape[2])
-        _, best, labels, rows, _ = ops.multiclass_nms(codes, logits, bound, NO_SUPPRESSION, k)
-        found = ops.decode_boxes(codes.take_along_dim(rows[..., None], dim=1), anchors[rows], BOX_WEIGHTS)
+        _, best, labels, rows, _ = ops.multiclass_nms(codes, logits, bound, NO_SUPPRESSION, self.level_top_k)
+        chosen = codes.gather(1, rows[..., None].expand(-1, -1, 4))
+        found = ops.decode_boxes(chosen, anchors[rows], BOX_WEIGHTS)
         probability = torch.where(labels >= 0, best.sigmoid(), 0.0)
         scores = logits.new_zeros(*rows.shape, logits.shape[2])
         return found, scores.scatter(2, labels.clamp(min=0)[..., None], probability[..., None])

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pydet import ops
+from pydet.losses import Targets, ssd_loss
 from pydet.models.anchors import default_boxes
 from pydet.models.backbones.vgg import vgg16_stages
 from pydet.models.detection import DetectionModel
@@ -165,15 +166,21 @@ class SSD(DetectionModel):
         pictures, placement = stretch([normalize(image.to(device), MEAN, STD) for image in images], self.size)
         return self.batch_of(pictures), placement
 
+    def _boxes_on(self, device: torch.device) -> Tensor:
+        if self.boxes.device != device:
+            self.boxes = self.boxes.to(device)
+        return self.boxes
+
     def forward_heads(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Class logits [B, N, C], the background's first, and box codes [B, N, 4] of a batch."""
         return self.head(self.backbone(x))
 
+    def loss(self, raw: tuple[Tensor, Tensor], targets: Targets, seen: int | None = None) -> dict[str, Tensor]:
+        return ssd_loss(*raw, self._boxes_on(raw[0].device), targets, BOX_WEIGHTS)
+
     def predict(self, x: Tensor, sizes: Tensor) -> tuple[Tensor, Tensor]:
         logits, codes = self.forward_heads(x)
-        if self.boxes.device != x.device:
-            self.boxes = self.boxes.to(x.device)
-        boxes = ops.decode_boxes(codes.float(), self.boxes, BOX_WEIGHTS)
+        boxes = ops.decode_boxes(codes.float(), self._boxes_on(x.device), BOX_WEIGHTS)
         return ops.clip_boxes_to_image(boxes, (self.size, self.size)), logits.float().softmax(dim=-1)[..., 1:]
 
     def select(
@@ -181,5 +188,5 @@ class SSD(DetectionModel):
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         # The best 400 boxes of each class go on, as in the paper's code: [B, K, C], each with a box of its own.
         scores, rows = scores.topk(min(self.class_top_k, scores.shape[1]), dim=1)
-        images = torch.arange(len(boxes), device=boxes.device)[:, None, None]
+        images = torch.arange(boxes.shape[0], device=boxes.device)[:, None, None]
         return super().select(boxes[images, rows], scores, score_threshold, iou_threshold)

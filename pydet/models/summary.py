@@ -68,10 +68,7 @@ def layers_of(network: DetectionModel, x: Tensor) -> list[Row]:
         for name, module in network.named_modules()
         if _is_layer(network, module)
     ]
-    if isinstance(network, Darknet):
-        network.forward_features(x)
-    else:
-        network.forward_heads(x)  # type: ignore[operator]
+    network.forward_heads(x)
     for handle in hooks:
         handle.remove()
     return rows

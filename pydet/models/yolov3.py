@@ -28,19 +28,21 @@ def yolov3(
     masks: Masks = MASKS,
     image_size: tuple[int, int] = (608, 608),
     spp: bool = False,
+    focal: bool = False,
 ) -> list[Section]:
     """Darknet-53 and three heads, at strides 32, 16 and 8 (section 2.3).
 
     Args:
         image_size: (height, width) of the network's input, multiples of 32.
         spp: With spatial pyramid pooling before the first head.
+        focal: Trained by focal loss, which did not help the paper (section 4): `focal_loss=1` in the cfg.
     """
     layers, stage_ends = darknet53()
     *_, stage8, stage16, _ = stage_ends
     layers += spp_neck() if spp else neck(512)
-    layers += head(1024, num_classes, anchors, masks[0])
-    layers += finer(256, stage16) + neck(256) + head(512, num_classes, anchors, masks[1])
-    layers += finer(128, stage8) + neck(128) + head(256, num_classes, anchors, masks[2])
+    layers += head(1024, num_classes, anchors, masks[0], focal)
+    layers += finer(256, stage16) + neck(256) + head(512, num_classes, anchors, masks[1], focal)
+    layers += finer(128, stage8) + neck(128) + head(256, num_classes, anchors, masks[2], focal)
     return [net(image_size), *layers]
 
 
@@ -49,9 +51,10 @@ def yolov3_spp(
     anchors: Anchors = ANCHORS,
     masks: Masks = MASKS,
     image_size: tuple[int, int] = (608, 608),
+    focal: bool = False,
 ) -> list[Section]:
     """`yolov3` with spatial pyramid pooling."""
-    return yolov3(num_classes, anchors, masks, image_size, spp=True)
+    return yolov3(num_classes, anchors, masks, image_size, spp=True, focal=focal)
 
 
 def yolov3_tiny(
@@ -59,6 +62,7 @@ def yolov3_tiny(
     anchors: Anchors = TINY_ANCHORS,
     masks: Masks = TINY_MASKS,
     image_size: tuple[int, int] = (416, 416),
+    focal: bool = False,
 ) -> list[Section]:
     """Seven convolutions and max pools, and two heads, at strides 32 and 16."""
     layers: list[Section] = []
@@ -67,8 +71,8 @@ def yolov3_tiny(
     layers += [convolution(256, 3)]
     stage16 = len(layers) - 1
     layers += [maxpool(2, stride=2), convolution(512, 3), maxpool(2, stride=1), convolution(1024, 3)]
-    layers += [convolution(256, 1), *head(512, num_classes, anchors, masks[0])]
-    layers += finer(128, stage16) + head(256, num_classes, anchors, masks[1])
+    layers += [convolution(256, 1), *head(512, num_classes, anchors, masks[0], focal)]
+    layers += finer(128, stage16) + head(256, num_classes, anchors, masks[1], focal)
     return [net(image_size), *layers]
 
 
@@ -102,14 +106,15 @@ def finer(filters: int, stage: int) -> list[Section]:
     return [route(-4), convolution(filters, 1), upsample(2), route(-1, stage)]
 
 
-def head(filters: int, num_classes: int, anchors: Anchors, mask: Sequence[int]) -> list[Section]:
+def head(filters: int, num_classes: int, anchors: Anchors, mask: Sequence[int], focal: bool) -> list[Section]:
     """3x3 convolution, the 1x1 convolution that predicts, and the layer that makes boxes of it."""
     prediction = convolution(len(mask) * (5 + num_classes), 1, activation="linear", batch_normalize=False)
-    return [convolution(filters, 3), prediction, yolo(num_classes, anchors, mask)]
+    return [convolution(filters, 3), prediction, yolo(num_classes, anchors, mask, focal)]
 
 
-def yolo(num_classes: int, anchors: Anchors, mask: Sequence[int]) -> Section:
+def yolo(num_classes: int, anchors: Anchors, mask: Sequence[int], focal: bool) -> Section:
     """The detection layer, with the training settings of the published networks."""
     sizes = joined(number for anchor in anchors for number in anchor)
     training = {"jitter": ".3", "ignore_thresh": ".7", "truth_thresh": 1, "random": 1}
+    training |= {"focal_loss": 1} if focal else {}
     return section("yolo", mask=joined(mask), anchors=sizes, classes=num_classes, num=len(anchors), **training)

@@ -11,12 +11,13 @@ def batched_nms(boxes: Tensor, scores: Tensor, idxs: Tensor, iou_threshold: floa
 
     As `torchvision.ops.batched_nms`, but exact: no offsets are added to the coordinates, so negative and large
     coordinates, half precision and thousands of classes give what a loop over the classes gives. Classes are
-    independent and run on all threads.
+    independent and run on all threads; on CUDA one launch has them all, and the host waits once, as for `nms`.
 
     Args:
         boxes: [N, 4] xyxy in any unit, floating.
         scores: [N], floating.
-        idxs: [N], class of each box: any integers (or floating values that are not NaN).
+        idxs: [N], class of each box: any integers, or floating values that are not NaN. On CUDA nobody looks for a NaN,
+            which would be to wait for the device: it is a class like any other.
         iou_threshold: as in `nms`.
 
     Returns:

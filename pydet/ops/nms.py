@@ -13,6 +13,9 @@ def nms(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
     of the input; a box goes when its IoU with a kept one is **greater** than the threshold, which is compared in double
     on every device; a pair whose IoU is NaN (two boxes without area) suppresses nothing. Memory is O(N).
 
+    On CUDA the host waits for the device once, at the end: how many boxes are kept is the size of the result. Where
+    that must not be, `multiclass_nms` has results of known size.
+
     Args:
         boxes: [N, 4] xyxy in any unit, floating. Half precision is computed in float32.
         scores: [N], floating.

@@ -21,6 +21,8 @@ def soft_nms(
     IoU with it, what falls below `min_score` goes, and so on. Equal scores are picked in the order of the input (mmcv:
     in the order that its swaps leave). A NaN score is picked first; an IoU of NaN changes no score.
 
+    On CUDA one block of threads makes all picks, and the host waits once, for their number.
+
     Args:
         boxes: [N, 4] xyxy in any unit, floating. Half precision is computed in float32.
         scores: [N], floating.

@@ -10,6 +10,7 @@
 #include <memory>
 #include <sstream>
 #include <unordered_map>
+#include <utility>
 #include <vector>
 
 namespace cuda_on_cpu::race {
@@ -57,8 +58,7 @@ struct Thread {
 };
 
 std::unordered_map<uintptr_t, std::unique_ptr<Page>> pages;
-uintptr_t last_page = 0;
-Page* last = nullptr;
+std::array<std::pair<uintptr_t, Page*>, 64> recent;  // by number % 64, since a kernel goes to and fro between arrays
 
 Range stacks, shared[2];
 unsigned threads = 1;
@@ -74,13 +74,14 @@ bool block_acquired = false, fenced_since = false;
 
 Page& page_of(uintptr_t address) {
   const uintptr_t number = address / kPage;
-  if (last == nullptr || number != last_page) {
-    std::unique_ptr<Page>& page = pages[number];
-    if (!page) page = std::make_unique<Page>();
-    last = page.get();
-    last_page = number;
+  auto& [recent_number, page] = recent[number % recent.size()];
+  if (page == nullptr || recent_number != number) {
+    std::unique_ptr<Page>& found = pages[number];
+    if (!found) found = std::make_unique<Page>();
+    page = found.get();
+    recent_number = number;
   }
-  return *last;
+  return *page;
 }
 
 unsigned thread_of(const Access& a) { return static_cast<unsigned>((a.who - 1) % threads); }
@@ -206,7 +207,7 @@ void begin_launch(unsigned threads_of_a_block, size_t blocks, Range stacks_, Ran
   shared[0] = static_shared;
   shared[1] = dynamic_shared;
   pages.clear();
-  last = nullptr;
+  recent.fill({0, nullptr});
   published.assign(blocks, Cover{});
   now = 0;
 }

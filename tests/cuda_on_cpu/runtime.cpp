@@ -55,6 +55,7 @@ Fiber* current = &scheduler;
 const std::function<void()>* kernel = nullptr;
 unsigned threads = 0;
 unsigned waiting = 0, holds = 0, barrier_result = 0;
+const Fiber* first_waiting = nullptr;
 std::unique_ptr<char[]> shared_memory;
 std::string error;
 unsigned seed = 0;
@@ -181,22 +182,26 @@ void run_block(std::mt19937& random) {
   }
 }
 
-uint64_t result_of(const Fiber& fiber, const Fiber* lanes) {
-  uint64_t found = 0;
-  switch (fiber.operation) {
-    case WarpOperation::kSync:
-      break;
-    case WarpOperation::kShuffle:
-      return fiber.mask >> fiber.source & 1 ? lanes[fiber.source].value : 0xdbdbdbdbdbdbdbdbu;
-    case WarpOperation::kBallot:
-    case WarpOperation::kMatch:
-      for (unsigned l = 0; l < kWarp; ++l) {
-        if (!(fiber.mask >> l & 1)) continue;
-        const bool in = fiber.operation == WarpOperation::kBallot ? lanes[l].value != 0 : lanes[l].value == fiber.value;
-        found |= uint64_t{in} << l;
+// All lanes of the mask of `last` have come: they get their results and may go on.
+void finish_warp_operation(Fiber* lanes, const Fiber& last) {
+  const unsigned mask = last.mask;
+  uint64_t ballot = 0;
+  for (unsigned l = 0; l < kWarp; ++l) ballot |= uint64_t{(mask >> l & 1) && lanes[l].value != 0} << l;
+  for (unsigned l = 0; l < kWarp; ++l) {
+    if (!(mask >> l & 1)) continue;
+    Fiber& fiber = lanes[l];
+    fiber.result = ballot;
+    if (last.operation == WarpOperation::kShuffle) {
+      fiber.result = mask >> fiber.source & 1 ? lanes[fiber.source].value : 0xdbdbdbdbdbdbdbdbu;
+    } else if (last.operation == WarpOperation::kMatch) {
+      fiber.result = 0;
+      for (unsigned k = 0; k < kWarp; ++k) {
+        fiber.result |= uint64_t{(mask >> k & 1) && lanes[k].value == fiber.value} << k;
       }
+    }
+    fiber.state = State::kReady;
   }
-  return found;
+  if (last.operation == WarpOperation::kSync) race::warp_synchronized(last.warp * kWarp, mask);
 }
 
 }  // namespace
@@ -246,12 +251,12 @@ void run(dim3 grid, dim3 block, size_t shared, const void* static_shared, const 
 void* dynamic_shared() { return shared_memory.get(); }
 
 unsigned barrier(bool predicate, int line) {
-  const auto elsewhere = [line](const Fiber& f) { return f.state == State::kAtBarrier && f.line != line; };
-  const Fiber* other = std::find_if(fibers, fibers + threads, elsewhere);
-  if (waiting && other != fibers + threads) {
+  if (waiting == 0) first_waiting = current;
+  current->line = line;
+  if (first_waiting->line != line) {
     give_up(block_name() + ": one barrier has thread " + std::to_string(current - fibers) + " in line " +
-            std::to_string(line) + " and thread " + std::to_string(other - fibers) + " in line " +
-            std::to_string(other->line));
+            std::to_string(line) + " and thread " + std::to_string(first_waiting - fibers) + " in line " +
+            std::to_string(first_waiting->line));
   }
   holds += predicate;
   if (++waiting == threads) {
@@ -262,7 +267,6 @@ unsigned barrier(bool predicate, int line) {
   } else {
     current->state = State::kAtBarrier;
   }
-  current->line = line;
   switch_to(scheduler);
   return barrier_result;
 }
@@ -280,23 +284,17 @@ uint64_t warp(WarpOperation operation, unsigned mask, uint64_t value, unsigned s
   self.line = line;
   self.state = State::kInWarp;
   Fiber* const lanes = fibers + self.warp * kWarp;
-  const auto arrived = [&](unsigned l) {
-    return lanes + l < fibers + threads && lanes[l].state == State::kInWarp && lanes[l].mask == mask &&
-           lanes[l].line == line && lanes[l].operation == operation;
+  const auto arrived = [&](const Fiber& other) {
+    return &other < fibers + threads && other.state == State::kInWarp && other.mask == mask && other.line == line &&
+           other.operation == operation;
   };
-  for (unsigned l = 0; l < kWarp; ++l) {
-    if (mask >> l & 1 && !arrived(l)) {
+  for (unsigned l = kWarp; l-- > 0;) {  // from the end: mostly the last ones are missing
+    if (mask >> l & 1 && !arrived(lanes[l])) {
       switch_to(scheduler);
       return self.result;
     }
   }
-  for (unsigned l = 0; l < kWarp; ++l) {
-    if (mask >> l & 1) lanes[l].result = result_of(lanes[l], lanes);
-  }
-  for (unsigned l = 0; l < kWarp; ++l) {
-    if (mask >> l & 1) lanes[l].state = State::kReady;
-  }
-  if (operation == WarpOperation::kSync) race::warp_synchronized(self.warp * kWarp, mask);
+  finish_warp_operation(lanes, self);
   switch_to(scheduler);
   return self.result;
 }

@@ -21,7 +21,12 @@ def inputs(n: int, dtype: torch.dtype) -> list[tuple[Any, ...]]:
         found += [
             (*shared, "shape", priors.to(dtype), [8, 0], 0.5),
             (*shared, "shape", priors[:2].to(dtype), None, 0.0),
+            (*shared, "shape", priors[:2].to(dtype), [1, 1], 0.3),  # a prior twice: the first has it
             (*shared, "shape", None, None, None),
             (*shared, "overlap", None, None, 0.7),
         ]
+    if n == 7:  # ground truths about a tile
+        truths, counts = on_a_grid(513, generator, 4).to(dtype), torch.tensor([255, 0, 257, 1])
+        predictions = torch.stack([on_a_grid(2 * 8 * 7, generator, 4) for _ in counts]).to(dtype)
+        found.append((predictions, truths, counts, (7, 8), (200, 300), "shape", priors[:2].to(dtype), None, 0.3))
     return found

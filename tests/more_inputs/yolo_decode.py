@@ -19,6 +19,8 @@ def inputs(n: int, dtype: torch.dtype) -> list[tuple[Any, ...]]:
     for place, value in enumerate((math.nan, math.inf, -math.inf)):
         odd[0, -1, place, 3] = value
     odd[1, -some:, 1, 1] = -math.inf
+    # so many classes and so few cells that several blocks share the classes of a tile, in one round and in two
+    deep = [torch.randn(batch, 2 * 80, 2, 3, generator=generator).to(dtype) for batch in (1, 3)]
     channels_last = crop.contiguous(memory_format=torch.channels_last)
     return [
         (cells, anchors[:2], (32, 32 * n + 1)),
@@ -29,6 +31,7 @@ def inputs(n: int, dtype: torch.dtype) -> list[tuple[Any, ...]]:
         (crop, anchors, (100, 100), "softmax"),
         (channels_last, anchors, (64, 96), "softmax"),
         (odd, anchors, (64, 96), "softmax"),
+        *((maps, anchors[:2], (64, 96), classes) for maps in deep for classes in ("sigmoid", "softmax")),
         (channels_last, anchors / 16, (64, 96), "logits", True),
         (wide.transpose(2, 3), anchors, (64, 96), "logits"),
     ]

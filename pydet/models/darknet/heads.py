@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
+from functools import cached_property
+
 import torch
 from torch import Tensor
 
 from pydet import ops
+from pydet.losses import (
+    DetectionSettings,
+    RegionSettings,
+    Targets,
+    TreeTables,
+    yolo9000_loss,
+    yolov1_loss,
+    yolov2_loss,
+    yolov3_loss,
+)
 from pydet.models.darknet.base import Before, Layer
 from pydet.models.darknet.cfg import Section
-from pydet.wordtree import TreeError, WordTree
+from pydet.wordtree import TreeError, WordTree, find_file, read_map
 
 
 class Head(Layer):
@@ -22,6 +35,11 @@ class Head(Layer):
     num_classes: int
     tree: WordTree | None = None
 
+    def __init__(self, section: Section, before: Before) -> None:
+        super().__init__(section, before)
+        self.pixels = before.strides[-1] if before.strides else Fraction(1)  # side of a cell
+        self.built_for = before.input_shape[1:]
+
     def forward(self, x: Tensor) -> Tensor:
         return x
 
@@ -33,6 +51,36 @@ class Head(Layer):
             a tree, the classes' logits instead.
         """
         raise NotImplementedError
+
+    def loss(self, raw: Tensor, targets: Targets, seen: int | None = None) -> dict[str, Tensor]:
+        """The terms of its loss, as `DetectionModel.loss`; their settings are those of the section."""
+        raise NotImplementedError
+
+    @property
+    def num_labels(self) -> int:
+        """How many labels the objects may have that it is trained with."""
+        return self.num_classes if self._class_map is None else len(self._class_map)
+
+    @cached_property
+    def _class_map(self) -> Tensor | None:
+        """int64: which of its classes each label is, where the cfg has a `map`. It is for training only."""
+        if "map" not in self.section.options:
+            return None
+        try:
+            return torch.tensor(read_map(self.section.text("map"), self.num_classes), device="cpu")
+        except TreeError as error:
+            raise self.section.error(f"map={error}") from error
+
+    def _mapped(self, targets: Targets) -> Targets:
+        if self._class_map is None:
+            return targets
+        self._class_map = self._class_map.to(targets.labels.device)
+        return targets._replace(labels=self._class_map[targets.labels])
+
+    def input_size(self, raw: Tensor) -> tuple[int, int]:
+        """(height, width) of the network's input that gives such a map."""
+        height, width = (n * self.pixels.numerator // self.pixels.denominator for n in raw.shape[2:])
+        return height, width
 
     def _check_channels(self, before: Before, anchors: int) -> None:
         channels = before.shape(before.index - 1)[0]
@@ -56,6 +104,12 @@ def _anchors(section: Section, total: int, unit: str) -> Tensor:
     return torch.tensor(numbers[: 2 * total], device="cpu").reshape(total, 2)
 
 
+def _refuse(section: Section, key: str) -> None:
+    """Says that something of the original, which none of its author's cfgs has, is missing here."""
+    if section.integer(key, 0):
+        raise section.error(f"{key}={section.text(key)} is not supported in training")
+
+
 class Yolo(Head):
     """YOLOv3's detection layer: `mask` chooses its anchors from those of all such layers."""
 
@@ -70,7 +124,22 @@ class Yolo(Head):
                 raise section.error(f"mask must hold indices of the anchors, 0 to {total - 1}, got {index}")
         # [A, 2] width and height in pixels of the network's input. Not a buffer: half a network keeps whole anchors.
         self.anchors = anchors[self.mask]
+        self.all_anchors = anchors
         self._check_channels(before, len(self.mask))
+
+    def loss(self, raw: Tensor, targets: Targets, seen: int | None = None) -> dict[str, Tensor]:
+        if self.all_anchors.device != raw.device:
+            self.all_anchors = self.all_anchors.to(raw.device)
+        return yolov3_loss(
+            raw,
+            self._mapped(targets),
+            self.input_size(raw),
+            self.all_anchors,
+            self.mask,
+            self.section.number("ignore_thresh", 0.5),
+            self.section.number("truth_thresh", 1),
+            bool(self.section.integer("focal_loss", 0)),
+        )
 
     def decode(self, raw: Tensor, image_size: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
         if self.anchors.device != raw.device:
@@ -95,6 +164,35 @@ class Region(Head):
             self.classes = "logits"
             if len(self.tree) != self.num_classes:
                 raise section.error(f"classes={self.num_classes}, but its tree has {len(self.tree)} nodes")
+            if find_file(section.options.get("map", "")) is not None:
+                _ = self._class_map  # a bad one is an error at once; a missing one does no harm before training
+        self.tables: TreeTables | None = None
+
+    @cached_property
+    def settings(self) -> RegionSettings:
+        """Of the loss; what the section leaves out is as in Darknet."""
+        _refuse(self.section, "background")
+        number, integer = self.section.number, self.section.integer
+        return RegionSettings(
+            softmax=bool(integer("softmax", 0)),
+            rescore=bool(integer("rescore", 0)),
+            bias_match=bool(integer("bias_match", 0)),
+            object_scale=number("object_scale", 1),
+            noobject_scale=number("noobject_scale", 1),
+            class_scale=number("class_scale", 1),
+            coord_scale=number("coord_scale", 1),
+            thresh=number("thresh", 0.5),
+        )
+
+    def loss(self, raw: Tensor, targets: Targets, seen: int | None = None) -> dict[str, Tensor]:
+        if self.anchors.device != raw.device:
+            self.anchors = self.anchors.to(raw.device)
+        targets, image_size = self._mapped(targets), self.input_size(raw)
+        if self.tree is None:
+            return yolov2_loss(raw, targets, image_size, self.anchors, self.settings, seen)
+        if self.tables is None or self.tables.parents.device != raw.device:
+            self.tables = TreeTables.of(self.tree, raw.device)
+        return yolo9000_loss(raw, targets, image_size, self.anchors, self.tables, self.settings, seen)
 
     def _read_tree(self) -> WordTree:
         try:
@@ -133,6 +231,24 @@ class Grid(Head):
                 f"layer {before.index - 1} before it must give {needed} numbers, {self.side} x {self.side} cells x "
                 f"({self.num_classes} classes + 5 x {self.num} boxes), but gives {given}"
             )
+
+    @cached_property
+    def settings(self) -> DetectionSettings:
+        """Of the loss; what the section leaves out is as in Darknet."""
+        _refuse(self.section, "forced")
+        _refuse(self.section, "random")
+        return DetectionSettings(
+            sqrt=self.roots,
+            softmax=self.classes == "softmax",
+            rescore=bool(self.section.integer("rescore", 0)),
+            object_scale=self.section.number("object_scale", 1),
+            noobject_scale=self.section.number("noobject_scale", 1),
+            class_scale=self.section.number("class_scale", 1),
+            coord_scale=self.section.number("coord_scale", 1),
+        )
+
+    def loss(self, raw: Tensor, targets: Targets, seen: int | None = None) -> dict[str, Tensor]:
+        return yolov1_loss(raw.flatten(1), targets, self.built_for, self.side, self.num, self.settings)
 
     def decode(self, raw: Tensor, image_size: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
         return ops.yolo_grid_decode(raw.flatten(1), self.side, self.num, image_size, self.roots, self.classes)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from pydet.letterbox import letterbox, placement, stretch
+from pydet.losses import Targets
 from pydet.models.darknet.base import MAX_OUTPUTS, MAX_WEIGHTS, Before, Layer, Shape
 from pydet.models.darknet.cfg import CfgError, Section
 from pydet.models.darknet.connected import Connected, Local
@@ -34,6 +35,10 @@ LAYERS: dict[str, type[Layer]] = {
     "yolo": Yolo,
 }
 BATCH_NORM_FORMULAS = ("cuda", "cpu")
+
+
+class ClassNamesError(ValueError):
+    """Names that are not one for each class."""
 
 
 class Darknet(DetectionModel):
@@ -147,6 +152,20 @@ class Darknet(DetectionModel):
         decoded = self.decode(self.forward_features(x))
         return self.walk.select(*decoded, self.tree, score_threshold, iou_threshold, self.max_detections)
 
+    @property
+    def num_labels(self) -> int:
+        return self.heads[0].num_labels
+
+    def forward_heads(self, x: Tensor) -> list[Tensor]:
+        return self.forward_features(x)
+
+    def loss(self, raw: Sequence[Tensor], targets: Targets, seen: int | None = None) -> dict[str, Tensor]:
+        terms: dict[str, Tensor] = {}
+        for head, features in zip(self.heads, raw, strict=True):
+            for name, term in head.loss(features, targets, seen).items():
+                terms[name] = terms[name] + term if name in terms else term
+        return terms
+
     def decode(self, features: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
         """All boxes of raw maps, in Darknet's order: head, cell, anchor.
 
@@ -181,7 +200,9 @@ class Darknet(DetectionModel):
         if names is None:
             return [f"class {i}" for i in range(self.num_classes)]
         if len(names) != self.num_classes:
-            raise ValueError(f"Darknet: class_names must be {self.num_classes} names, one per class, got {len(names)}")
+            raise ClassNamesError(
+                f"Darknet: class_names must be {self.num_classes} names, one per class, got {len(names)}"
+            )
         return list(names)
 
 
