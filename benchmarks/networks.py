@@ -47,15 +47,10 @@ def raw_outputs(network: DetectionModel, x: Tensor) -> list[Tensor]:
     return outputs
 
 
-def thresholds(network: DetectionModel) -> tuple[float, float]:
-    """Score and IoU: torchvision's defaults for its networks."""
-    return (
-        (0.25, 0.45)
-        if isinstance(network, Darknet)
-        else (0.05, 0.5)
-        if isinstance(network, RetinaNet)
-        else (0.01, 0.45)
-    )
+def thresholds(network: DetectionModel) -> dict[str, float]:
+    """torchvision's defaults for its networks."""
+    score = 0.25 if isinstance(network, Darknet) else 0.05 if isinstance(network, RetinaNet) else 0.01
+    return {"score_threshold": score, "iou_threshold": 0.5 if isinstance(network, RetinaNet) else 0.45}
 
 
 def after_network(network: DetectionModel, x: Tensor, sizes: Tensor) -> Any:
@@ -66,7 +61,7 @@ def after_network(network: DetectionModel, x: Tensor, sizes: Tensor) -> Any:
     def run() -> Any:
         network.__dict__[method] = lambda _: raw
         try:
-            return network.detect_batch(x, sizes, *thresholds(network))
+            return network.detect_batch(x, sizes, **thresholds(network))
         finally:
             del network.__dict__[method]
 

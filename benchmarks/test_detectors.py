@@ -64,9 +64,10 @@ def test_detector(name: str, race: Callable[..., Any], tmp_path: Path) -> None:
             others["cv2.dnn"] = opencv
         if name == "yolov3-tiny" and darknet_process.LIBRARY.exists():
             also["Darknet"] = seconds_of_darknet(files, x.shape[-1])
-    contenders: Contenders = {"pydet": lambda: network([picture], *thresholds(network))}
+    contenders: Contenders = {"pydet": lambda: network([picture], **thresholds(network))}
     if name in TORCHVISION and (torchvision := peer("torchvision")):
         contenders["torchvision"] = their_detector(torchvision, name, plain, picture)
+        assert len(contenders["pydet"]()[0]["scores"]), "nothing is found, and nothing could be compared"
     yardsticks = {
         "network": lambda: raw_outputs(network, x),
         "post-processing": after_network(network, x, placement.size),
@@ -82,7 +83,7 @@ def in_bfloat16(network: DetectionModel, picture: Tensor) -> Contenders:
     half = copy.deepcopy(network).to(torch.bfloat16)
     x, _ = half.preprocess([picture])
     return {
-        "bf16": lambda: half([picture], *thresholds(half)),
+        "bf16": lambda: half([picture], **thresholds(half)),
         "bf16 network": lambda: raw_outputs(half, x),
     }
 
@@ -125,8 +126,8 @@ def assert_same_rows(theirs: list[np.ndarray], network: Darknet, ours: list[Tens
 def same_detections(theirs: list[dict[str, Tensor]], ours: list[dict[str, Tensor]]) -> bool:
     """As many; equal scores, of which rounding swaps a few; 95 of 100 boxes with their labels."""
     (a,), (b,) = theirs, ours
-    assert len(a["scores"]) == len(b["scores"]) > 0
+    assert len(a["scores"]) == len(b["scores"])
     torch.testing.assert_close(a["scores"], b["scores"], rtol=0, atol=1e-3)
     pairs = (a["boxes"][:, None] - b["boxes"][None]).abs().amax(-1) < 0.5
     alike = (pairs & (a["labels"][:, None] == b["labels"][None])).any(1)
-    return alike.float().mean().item() >= 0.95
+    return not len(alike) or alike.float().mean().item() >= 0.95
