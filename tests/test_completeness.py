@@ -13,11 +13,6 @@ from readme_table import with_table
 from pydet import ops, reference
 
 ROOT = Path(__file__).parent.parent
-WITHOUT_CUDA = {
-    *("sigmoid_focal_loss", "_sigmoid_focal_loss_with_gradient", "_sigmoid_focal_loss_backward"),
-    *("softmax_focal_loss", "_softmax_focal_loss_with_gradient", "_softmax_focal_loss_backward"),
-}
-"""Operators whose CUDA kernels are still to be written, so that the reference or Triton serves them on a GPU."""
 
 
 def test_registry_lists_every_operator() -> None:
@@ -54,7 +49,7 @@ def test_every_kernel_of_the_cpu_has_one_for_cuda() -> None:
     names = {name.split("::")[1] for name in torch._C._dispatch_get_all_op_names() if name.startswith("pydet::")}
     on_the_cpu = {n for n in names if torch._C._dispatch_has_kernel_for_dispatch_key(f"pydet::{n}", "CPU")}
     assert on_the_cpu >= set(ops.OPERATORS)
-    assert on_the_cpu - set(REGISTERED) == WITHOUT_CUDA
+    assert on_the_cpu <= set(REGISTERED)
 
 
 def test_readme_table_is_that_of_the_registry() -> None:
