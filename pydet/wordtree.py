@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -105,7 +106,14 @@ class WordTree:
 
     def tensor(self, device: torch.device | str = "cpu") -> Tensor:
         """The parents, as the operators take them: int64 [N]."""
-        return torch.tensor(self.parents, device=device)
+        if torch.compiler.is_compiling():  # a tensor of the tracer is not to be kept
+            return torch.tensor(self.parents, device=device)
+        return self._parents.to(device)
+
+    @cached_property
+    def _parents(self) -> Tensor:
+        with torch.inference_mode(False):  # it may be kept for a gradient later
+            return torch.tensor(self.parents, device="cpu")
 
 
 def read_map(path: str | os.PathLike[str], nodes: int) -> list[int]:
