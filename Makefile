@@ -33,7 +33,7 @@ test: .venv/test
 	$(BIN)/python -m pytest
 
 oracle: .venv-bench/ready
-	.venv-bench/bin/python -m pytest tests/test_torchvision.py
+	.venv-bench/bin/python -m pytest tests/test_torchvision.py tests/test_torchvision_patch.py
 
 bench: .venv-bench/ready .venv/test
 	.venv-bench/bin/python -m pytest benchmarks -q --benchmark-quiet --results $(RESULTS)

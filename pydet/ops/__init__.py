@@ -17,6 +17,7 @@ from pydet.ops.match_anchors import match_anchors
 from pydet.ops.match_cells import match_cells
 from pydet.ops.multiclass_nms import multiclass_nms
 from pydet.ops.nms import nms
+from pydet.ops.patch_torchvision import patch_torchvision
 from pydet.ops.sigmoid_focal_loss import sigmoid_focal_loss
 from pydet.ops.soft_nms import soft_nms
 from pydet.ops.softmax_focal_loss import softmax_focal_loss
@@ -49,6 +50,7 @@ __all__ = [
     "match_cells",
     "multiclass_nms",
     "nms",
+    "patch_torchvision",
     "remove_small_boxes",
     "set_backend",
     "sigmoid_focal_loss",
