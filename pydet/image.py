@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+from collections.abc import Callable
 from pathlib import Path
-from typing import IO, TypeAlias
+from typing import IO, TypeAlias, TypeVar
 
 import numpy as np
 import torch
@@ -15,6 +16,8 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 ImageSource: TypeAlias = "str | os.PathLike[str] | bytes | Image.Image | NDArray[np.generic] | Tensor"
+
+T = TypeVar("T")
 
 _DTYPES = "uint8, uint16, bool or floating point in 0..1"
 
@@ -52,20 +55,37 @@ def read_image(source: ImageSource) -> Tensor:
         name = str(getattr(source, "filename", "")) or "PIL image"
         return _decoded(source, name)
     if isinstance(source, (bytes, bytearray, memoryview)):
-        return _opened(io.BytesIO(source), f"image of {len(source)} bytes", len(source))
+        return _opened(io.BytesIO(source), f"image of {len(source)} bytes", len(source), _decoded)
     if isinstance(source, (str, os.PathLike)):
-        return _from_path(os.fspath(source))
+        return _from_path(os.fspath(source), _decoded)
     raise TypeError(
         f"read_image: expected a path, bytes, PIL image, numpy array or tensor, got {type(source).__name__}"
     )
 
 
-def _from_path(path: str) -> Tensor:
+def image_size(path: str | os.PathLike[str]) -> tuple[int, int]:
+    """(height, width) that `read_image` would give a file, from its header alone.
+
+    Raises:
+        ImageError: The file is missing, unreadable, not a picture, or too large to be a sane one.
+    """
+    return _from_path(os.fspath(path), _upright_size)
+
+
+def _upright_size(image: Image.Image, name: str) -> tuple[int, int]:
+    with contextlib.suppress(Exception):  # as in _decoded
+        # Image's own method: that of PNG files decodes them to look for EXIF data behind the pixels.
+        if Image.Image.getexif(image).get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8):  # lies on its side
+            return image.width, image.height
+    return image.height, image.width
+
+
+def _from_path(path: str, use: Callable[[Image.Image, str], T]) -> T:
     if "\0" in path:
         raise ImageError(f"{path!r}: no such file")
     try:
         with Path(path).open("rb") as file:
-            return _opened(file, path, os.fstat(file.fileno()).st_size)
+            return _opened(file, path, os.fstat(file.fileno()).st_size, use)
     except FileNotFoundError:
         raise ImageError(f"{path}: no such file") from None
     except IsADirectoryError:
@@ -76,12 +96,12 @@ def _from_path(path: str) -> Tensor:
         raise ImageError(f"{path}: cannot be read ({error.strerror or error})") from error
 
 
-def _opened(file: IO[bytes], name: str, size: int) -> Tensor:
+def _opened(file: IO[bytes], name: str, size: int, use: Callable[[Image.Image, str], T]) -> T:
     if size == 0:
         raise ImageError(f"{name}: the file is empty")
     try:
         with Image.open(file) as image:
-            return _decoded(image, name)
+            return use(image, name)
     except UnidentifiedImageError:
         raise ImageError(f"{name}: not an image, or of a format that Pillow cannot read") from None
     except Image.DecompressionBombError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -49,23 +50,31 @@ def stretch(image: Tensor, network_size: tuple[int, int]) -> Tensor:
 
 
 def resize(image: Tensor, height: int, width: int) -> Tensor:
-    """Darknet's resize: bilinear, the corner pixels of both pictures coincide, not rounded to whole grey levels.
+    """Darknet's resize: bilinear, the corner pixels of both pictures coincide, not rounded to whole grey levels."""
+    if tuple(image.shape[1:]) == (height, width):
+        return _unit(image)
+    return bilinear(image, *resize_taps((image.shape[1], image.shape[2]), (height, width), image.device))
+
+
+class Taps(NamedTuple):
+    """For each pixel of a line the two pixels of another line that it is mixed of, int64, and how much of each."""
+
+    first: Tensor
+    second: Tensor
+    first_part: Tensor
+    second_part: Tensor
+
+
+def bilinear(image: Tensor, rows: Taps, columns: Taps) -> Tensor:
+    """A picture [C, height, width] looked at where the taps say: floating point [C, len(rows), len(columns)] in 0..1.
 
     Only the pixels that are looked at are converted, so that a huge uint8 picture never becomes a huge float one.
     """
-    if tuple(image.shape[1:]) == (height, width):
-        return _unit(image)
-    upper, lower, down = _neighbours(image.shape[1], height, image.device)
-    left, right, across = _neighbours(image.shape[2], width, image.device)
-    up = 1 - down
-    # Two of Darknet's habits. The last column is the picture's last one even where rounding puts it just before; in
-    # the same case the last row lacks its second part, so that it is almost black.
-    left[-1] = right[-1] = image.shape[2] - 1
-    down[-1] = 0
-    columns = torch.cat([left, right]).expand(image.shape[0], 2 * height, -1)
-    corners = _unit(image.index_select(1, torch.cat([upper, lower])).gather(2, columns))
-    lines = corners[..., :width].mul_(1 - across).add_(corners[..., width:].mul_(across))
-    return lines[:, :height].mul_(up[:, None]).add_(lines[:, height:].mul_(down[:, None]))
+    height, width = len(rows.first), len(columns.first)
+    across = torch.cat([columns.first, columns.second]).expand(image.shape[0], 2 * height, -1)
+    corners = _unit(image.index_select(1, torch.cat([rows.first, rows.second])).gather(2, across))
+    lines = corners[..., :width].mul_(columns.first_part).add_(corners[..., width:].mul_(columns.second_part))
+    return lines[:, :height].mul_(rows.first_part[:, None]).add_(lines[:, height:].mul_(rows.second_part[:, None]))
 
 
 def placement(sizes: Sequence[tuple[int, int]], network_size: tuple[int, int], stretched: bool = False) -> Placement:
@@ -98,10 +107,21 @@ def _unit(pixels: Tensor) -> Tensor:
     return pixels if pixels.dtype == torch.float64 else pixels.float()
 
 
-def _neighbours(size: int, new_size: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    """For each of `new_size` pixels the two of `size` around it and the weight of the second."""
+def resize_taps(size: tuple[int, int], new_size: tuple[int, int], device: torch.device) -> tuple[Taps, Taps]:
+    """The rows and columns that `resize` looks at, for (height, width) before and after."""
+    rows, columns = (_neighbours(*sides, device) for sides in zip(size, new_size, strict=True))
+    # Two of Darknet's habits. The last column is the picture's last one even where rounding puts it just before; in
+    # the same case the last row lacks its second part, so that it is almost black.
+    columns.first[-1] = columns.second[-1] = size[1] - 1
+    rows.second_part[-1] = 0
+    return rows, columns
+
+
+def _neighbours(size: int, new_size: int, device: torch.device) -> Taps:
+    """For each of `new_size` pixels the two of `size` around it."""
     step = np.float32(size - 1) / np.float32(max(new_size - 1, 1))
     position = torch.arange(new_size, dtype=torch.float32) * float(step)
     first = position.long().clamp_(max=size - 1)
     second = (first + 1).clamp_(max=size - 1)
-    return first.to(device), second.to(device), (position - first).to(device)
+    part = (position - first).to(device)
+    return Taps(first.to(device), second.to(device), 1 - part, part)

@@ -1,0 +1,263 @@
+"""Darknet's label files, a line `class x y width height` for each object, in the folders that people keep them in."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+
+from pydet.data.collect import Annotated, Box, Collector, inside, number, read_text
+from pydet.data.dataset import DataError
+from pydet.data.source import Read, Source, folders_in, pictures_in
+
+_SPLITS = ("train", "val", "valid", "test")
+_NAMES = ("classes.txt", "obj.names", "labels.txt")
+
+
+class _Part(NamedTuple):
+    """A split: where its pictures are, files or folders or lists, in which folder all lies, and the classes."""
+
+    pictures: tuple[Path, ...]
+    root: Path
+    class_names: tuple[str, ...] | None
+
+
+def yolo_yaml(path: Path, images: Path | None) -> Source:
+    """Ultralytics' `data.yaml`: path, train, val, test, names. What it says to download, or to run, is not."""
+    try:
+        content = yaml.safe_load(read_text(path))
+    except (yaml.YAMLError, RecursionError) as error:
+        raise DataError(f"{path}: not a YAML file ({error})") from None
+    if not isinstance(content, dict):
+        raise DataError(f"{path}: must have the keys train, val, test and names")
+    names = _yaml_names(path, content)
+    root = images or path.parent
+    base = inside(root, str(content.get("path") or "."))
+    if base is None or not base.is_dir():  # it says where the data was on another machine
+        base = root
+    splits: dict[str, Read] = {}
+    for split in _SPLITS:
+        entries = content.get(split) or []
+        entries = entries if isinstance(entries, list) else [entries]
+        if not all(isinstance(entry, str) for entry in entries):
+            raise DataError(f"{path}: {split} must be a path or a list of paths, got {content[split]!r}")
+        if entries:
+            parts = tuple(_yaml_entry(path, base, root, entry) for entry in entries)
+            splits[split] = functools.partial(_read, path, _Part(parts, root, names))
+    if not splits:
+        raise DataError(f"{path}: names no pictures: there is none of the keys {', '.join(_SPLITS)}")
+    return Source(path, "YOLO", splits)
+
+
+def _yaml_names(path: Path, content: dict[str, Any]) -> tuple[str, ...]:
+    names = content.get("names")
+    if isinstance(names, dict):
+        if sorted(map(str, names)) != sorted(map(str, range(len(names)))):
+            raise DataError(f"{path}: the numbers of the names must be 0 to {len(names) - 1}, got {list(names)}")
+        names = [names[key] for key in sorted(names, key=int)]
+    if not isinstance(names, list) or not names:
+        raise DataError(f"{path}: names must be a list of the classes, got {names!r}")
+    if content.get("nc") not in (None, len(names)):
+        raise DataError(f"{path}: nc is {content['nc']}, but there are {len(names)} names")
+    return _unique(path, [str(name) for name in names])
+
+
+def _yaml_entry(path: Path, base: Path, root: Path, entry: str) -> Path:
+    """A folder or a list of pictures. Roboflow writes ../train/images where it means train/images."""
+    for name in (entry, entry.removeprefix("../")):
+        found = inside(root, str(base / name))
+        if found is not None and found.exists():
+            return found
+    raise DataError(f"{path}: {entry!r} is not in {base}; where the pictures are elsewhere, say so: images=, --images")
+
+
+def darknet_data(path: Path, images: Path | None) -> Source:
+    """Darknet's `.data`: train, valid, names, each a file; relative to the folder above, where Darknet is run."""
+    content: dict[str, str] = {}
+    for line in read_text(path).splitlines():
+        key, equals, value = line.partition("=")
+        if equals and not key.strip().startswith(("#", ";")):
+            content[key.strip()] = value.strip()
+    lists = {split: content[split] for split in _SPLITS if content.get(split)}
+    if not lists:
+        raise DataError(f"{path}: names no list of pictures: there is no line train = ... or valid = ...")
+    roots = (images,) if images else (path.parent, path.parent.parent)
+    files = {split: _first_inside(path, roots, name) for split, name in lists.items()}
+    names = _read_names(_first_inside(path, roots, content["names"])) if content.get("names") else None
+    root = images or _root_of(next(iter(files.values())), roots)
+    return Source(
+        path,
+        "Darknet",
+        {split: functools.partial(_read, path, _Part((file,), root, names)) for split, file in files.items()},
+    )
+
+
+def _first_inside(path: Path, roots: Sequence[Path], name: str) -> Path:
+    for root in roots:
+        found = inside(root, name)
+        if found is not None and found.exists():
+            return found
+    looked = " or ".join(map(str, roots))
+    raise DataError(f"{path}: {name!r} is not in {looked}; where the files are elsewhere, say so: images=, --images")
+
+
+def darknet_list(path: Path, images: Path | None) -> Source:
+    """A text file with a picture a line, each with its label file where Darknet looks for it."""
+    root = images or _root_of(path, (path.parent, path.parent.parent))
+    return Source(path, "Darknet", {}, functools.partial(_read, path, _Part((path,), root, _find_names(path.parent))))
+
+
+def _root_of(listed: Path, roots: Sequence[Path]) -> Path:
+    """The folder that the lines of a list are relative to: the first where its first picture is."""
+    first = next(iter(read_text(listed).split("\n")), "").strip()
+    for root in roots:
+        found = inside(root, first)
+        if found is not None and found.is_file():
+            return root
+    return roots[0]
+
+
+def yolo_folder(folder: Path, images: Path | None) -> Source | None:
+    """Folders `images` and `labels`, each with or without one for each split, or a pair in each split's folder, or
+    label files beside the pictures; after a data.yaml or a .data, which tell it themselves."""
+    told = sorted(folder.glob("*.yaml")) + sorted(folder.glob("*.yml"))
+    for file in told:
+        if file.stem in ("data", "dataset", folder.name) or len(told) == 1:
+            return yolo_yaml(file, images)
+    darknet = sorted(folder.glob("*.data"))
+    if len(darknet) == 1:
+        return darknet_data(darknet[0], images)
+    names = _find_names(folder)
+    pictures = images or folder / "images"
+    if pictures.is_dir() and (folder / "labels").is_dir():
+        parts = folders_in(pictures) if not pictures_in(pictures) else []
+        splits = {part.name: part for part in parts} or None
+    else:
+        parts = [p for p in folders_in(folder) if (p / "images").is_dir() and (p / "labels").is_dir()]
+        splits = {part.name: part / "images" for part in parts} or None
+        pictures = folder
+        if splits is None and not any(path.with_suffix(".txt").is_file() for path in pictures_in(folder)):
+            return None
+
+    def read(part: Path) -> Read:
+        return functools.partial(_read, folder, _Part((part,), folder, names))
+
+    if splits is None:
+        return Source(folder, "YOLO", {}, read(pictures))
+    return Source(folder, "YOLO", {name: read(part) for name, part in splits.items()})
+
+
+def _find_names(folder: Path) -> tuple[str, ...] | None:
+    """The names of the classes from where tools leave them; None where they have only numbers."""
+    for place in (folder, folder / "labels", folder.parent):
+        files = [place / name for name in _NAMES if (place / name).is_file()] or sorted(place.glob("*.names"))
+        if len(files) == 1:
+            return _read_names(files[0])
+    return None
+
+
+def _read_names(path: Path) -> tuple[str, ...]:
+    return _unique(path, [line.strip() for line in read_text(path).splitlines() if line.strip()])
+
+
+def _unique(path: Path, names: Sequence[str]) -> tuple[str, ...]:
+    twice = {name for name in names if names.count(name) > 1}
+    if twice:
+        raise DataError(f"{path}: two classes have the name {sorted(twice)[0]!r}")
+    return tuple(names)
+
+
+def _read(path: Path, part: _Part, collector: Collector) -> None:
+    pictures = [picture for place in part.pictures for picture in _pictures(place, part.root, collector)]
+    labels = {picture: file for picture in pictures if (file := label_file(picture)) is not None}
+    if pictures and not labels:
+        raise DataError(f"{path}: no label files: the first one would be {_candidates(pictures[0])[0]}")
+    lines = {picture: _lines(file, part.class_names, collector) for picture, file in labels.items()}
+    names = part.class_names
+    if names is None:  # only numbers: as many classes as the highest one says
+        highest = max((label for objects in lines.values() for label, _, _ in objects), default=-1)
+        names = tuple(map(str, range(highest + 1)))
+    collector.start_split(names)
+    for picture, size in zip(pictures, collector.sizes([str(picture) for picture in pictures]), strict=True):
+        if size is not None:
+            told = lines.get(picture, [])
+            whole = next((names[label] for label, box, _ in told if _is_label_of_picture(box)), None)
+            objects = [_object(line, names, size) for line in told if not _is_label_of_picture(line[1])]
+            collector.add(str(picture), size, labels.get(picture, picture), objects, whole)
+
+
+def _pictures(place: Path, root: Path, collector: Collector) -> list[Path]:
+    """The pictures of a folder and of those in it, or of a list of them."""
+    if place.is_dir():
+        return pictures_in(place) + [
+            path for folder in folders_in(place) for path in _pictures(folder, root, collector)
+        ]
+    found = []
+    for number_of_line, line in enumerate(read_text(place).splitlines(), start=1):
+        name = line.strip()
+        # Ultralytics: what begins with a dot is beside the list
+        path = inside(root, str(place.parent / name) if name.startswith("./") else name) if name else None
+        if path is not None:
+            found.append(path)
+        elif name:
+            collector.bad(
+                place,
+                f"line {number_of_line}",
+                f"{name} lies outside of {root}; if that is right, name the folder of the pictures: images=, --images",
+            )
+    return found
+
+
+def label_file(picture: Path) -> Path | None:
+    """Where the objects of a picture stand; None where there is no such file, which means that it has none."""
+    return next((path for path in _candidates(picture) if path.is_file()), None)
+
+
+def _candidates(picture: Path) -> list[Path]:
+    """In a folder `labels` in the place of `images` (the last one) or `JPEGImages`, or beside the picture."""
+    file = picture.with_suffix(".txt")
+    found = [file]
+    for name in ("JPEGImages", "images"):
+        if name in file.parts[:-1]:
+            place = len(file.parts) - 1 - file.parts[::-1].index(name)
+            found.insert(0, Path(*file.parts[:place], "labels", *file.parts[place + 1 :]))
+    return found
+
+
+def _lines(file: Path, names: tuple[str, ...] | None, collector: Collector) -> list[tuple[int, Box, str]]:
+    """Class, box (x, y, width, height in parts of the picture) and place of every good line."""
+    found = []
+    for place, line in enumerate(read_text(file).splitlines(), start=1):
+        where = f"line {place}"
+        fields = line.split()
+        values = [number(field) for field in fields]
+        if not fields:
+            continue
+        if len(fields) != 5 or None in values:
+            shown = line.strip() if len(line) < 80 else f"{len(fields)} fields"
+            collector.bad(file, where, f"must be five numbers, class x y width height, got {shown!r}")
+            continue
+        label, x, y, width, height = (value for value in values if value is not None)
+        if not label.is_integer() or not 0 <= label < (len(names) if names else 1 << 16):
+            known = f"0 to {len(names) - 1}" if names else "a whole number from 0"
+            collector.bad(file, where, f"the class must be {known}, got {fields[0]}")
+        elif max(abs(x), abs(y), abs(width), abs(height)) > 1.5:  # pixels; what is a bit beyond is cut, as elsewhere
+            collector.bad(file, where, f"x, y, width, height must be parts of the picture, 0..1, got {line.strip()!r}")
+        else:
+            found.append((int(label), (x, y, width, height), where))
+    return found
+
+
+def _is_label_of_picture(box: Box) -> bool:
+    """Darknet's mark of a class that is somewhere on the picture (YOLO9000's classification data)."""
+    return box[:2] == (0, 0)
+
+
+def _object(line: tuple[int, Box, str], names: tuple[str, ...], size: tuple[int, int]) -> Annotated:
+    label, (x, y, w, h), where = line
+    height, width = size
+    box = ((x - w / 2) * width, (y - h / 2) * height, (x + w / 2) * width, (y + h / 2) * height)
+    return Annotated(names[label], box, f"{where} ({names[label]})")
