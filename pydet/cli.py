@@ -25,6 +25,7 @@ from pydet.detect_files import (
     find_inputs,
     picture_targets,
 )
+from pydet.train_options import TRAIN, add_train_options
 
 if TYPE_CHECKING:
     from pydet.detector import Detections, Detector
@@ -169,6 +170,17 @@ def _evaluate(options: argparse.Namespace) -> int:
     return SOME_FAILED if result.problems else ALL_DONE
 
 
+def _train(options: argparse.Namespace) -> int:
+    from pydet.train_options import train_command
+
+    result = train_command(options)
+    if not result.finished:
+        _say(f"interrupted after update {result.updates}; go on with: pydet train --resume {result.folder}")
+        return INTERRUPTED
+    _say(f"the weights, and a report, are in {result.folder}{os.sep}")
+    return ALL_DONE
+
+
 def _models(options: argparse.Namespace) -> int:
     from pydet.info import aligned
     from pydet.models.registry import ASSETS, MODELS, find
@@ -251,6 +263,9 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--limit", type=_positive, metavar="N", help="use only the first N pictures")
     evaluate.add_argument("--json", type=Path, metavar="FILE", help="also write the numbers to this file")
     _add_model_options(evaluate, threshold=0.005)
+
+    train = _command(commands, "train", _train, "train a detector on your own pictures", TRAIN)
+    add_train_options(train)
 
     models = _command(commands, "models", _models, "list the detectors, or tell about one", _MODELS)
     models.add_argument("name", nargs="?", metavar="NAME", help="the detector to tell more about")

@@ -243,6 +243,14 @@ def read_settings(path: str | Path) -> dict[str, Any]:
     return found
 
 
+def parse_toml(value: str) -> Any:
+    """A value as TOML has it; what is none there is a text."""
+    try:
+        return tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        return value
+
+
 def check_names(values: Mapping[str, Any], source: str) -> None:
     """Raises SettingsError for a name that no setting has, with one that is alike."""
     known = [field.name for field in dataclasses.fields(Settings)]
