@@ -10,7 +10,6 @@ import re
 import sys
 import warnings
 from collections.abc import Sequence
-from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -51,11 +50,26 @@ _CONVERT = """\
 Reads Darknet's .weights, torchvision's .pth or pydet's .safetensors and writes .safetensors, which says itself what
 network it is for, or .weights for Darknet. Nothing in any of these files is ever run."""
 
-_EVALUATE = """\
-Measures average precision on pictures with COCO annotations (needs: pip install 'pydet[evaluate]').
+_DATA = """
+DATA is a file or folder of any of these formats, which is recognised from what is there:
+  COCO     instances.json, or a folder with annotations/*.json
+  VOC      a folder with Annotations/*.xml and JPEGImages, or with XML files beside the pictures
+  YOLO     data.yaml, or a folder with images and labels, or with label files beside the pictures
+  Darknet  a .data file, or a .txt list of pictures
+Bad annotations are named and left out; with --strict nothing is done if there are any."""
 
-The model's classes are matched to the annotations' categories by name. The default thresholds are those of Darknet's
+_EVALUATE = f"""\
+Measures how good a model is on annotated pictures: COCO's and VOC's average precision, of each class too, what is taken
+for what, and speed (needs: pip install 'pydet[evaluate]').
+{_DATA}
+
+The model's classes are matched to the annotations' by name. The default thresholds are those of Darknet's
 "detector valid"."""
+
+_ANCHORS = f"""\
+Finds anchors for a data set: k-means of the boxes' sizes with the distance 1 - IoU (YOLOv2, section 2), on pictures
+scaled to the network's input with their aspect kept. Shows what fewer or more of them would give, too.
+{_DATA}"""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -147,24 +161,41 @@ def _summary(options: argparse.Namespace, inputs: Inputs, report: Report) -> str
 
 
 def _evaluate(options: argparse.Namespace) -> int:
+    path = options.data or options.annotations
     if options.json:
-        check_output_file(options.json, [options.annotations])
+        check_output_file(options.json, [path])
+    if options.report:
+        check_writable(options.report)
+        from pydet.plots import check_matplotlib
+
+        check_matplotlib()
+    from pydet.data.load import recognise
     from pydet.evaluate import evaluate
     from pydet.outputs import write_json
 
+    split = options.split or recognise(path, options.images).usual("val", "test")
+    if split:
+        _say(f"evaluating the split {split}")
     result = evaluate(
         _load(options),
-        options.annotations,
+        path,
         options.images,
         options.threshold,
         options.iou_threshold,
         options.limit,
         options.batch_size,
         progress=True,
+        split=split,
+        strict=options.strict,
     )
     print(result.table())
     if options.json:
-        write_json(options.json, asdict(result))
+        write_json(options.json, result.as_json())
+    if options.report:
+        from pydet.report import write_report
+
+        write_report(result, options.report)
+        _say(f"tables and plots are in {options.report}{os.sep}")
     for problem in result.problems:
         _say(problem)
     return SOME_FAILED if result.problems else ALL_DONE
@@ -179,6 +210,29 @@ def _train(options: argparse.Namespace) -> int:
         return INTERRUPTED
     _say(f"the weights, and a report, are in {result.folder}{os.sep}")
     return ALL_DONE
+
+
+def _anchors(options: argparse.Namespace) -> int:
+    if options.plot:
+        check_output_file(options.plot, [options.data])
+        from pydet.plots import check_matplotlib, plot_elbow
+
+        check_matplotlib()
+    from pydet.anchors import find_anchors
+    from pydet.data import DataWarning, load_dataset
+    from pydet.data.load import recognise
+
+    split = options.split or recognise(options.data, options.images).usual("train")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DataWarning)  # they are said at the end
+        data = load_dataset(options.data, split, options.images, options.strict)
+    result = find_anchors(data, options.k, options.size or (416, 416), options.seed)
+    print(f"{data.describe()}\n{result.table()}")
+    if options.plot:
+        plot_elbow(result, options.plot)
+    for problem in data.problems:
+        _say(str(problem))
+    return SOME_FAILED if data.problems else ALL_DONE
 
 
 def _models(options: argparse.Namespace) -> int:
@@ -258,14 +312,26 @@ def _parser() -> argparse.ArgumentParser:
     _add_model_options(detect, threshold=0.25)
 
     evaluate = _command(commands, "evaluate", _evaluate, "measure average precision", _EVALUATE)
-    evaluate.add_argument("--annotations", required=True, metavar="FILE", help="COCO's instances_*.json or its like")
-    evaluate.add_argument("--images", required=True, metavar="DIR", help="folder of the pictures that it names")
+    data = evaluate.add_mutually_exclusive_group(required=True)
+    data.add_argument("data", nargs="?", metavar="DATA", help="data set: file or folder")
+    data.add_argument("--annotations", metavar="FILE", help="the same as DATA")
+    _add_data_options(evaluate, "val or test, where there is one, else all")
     evaluate.add_argument("--limit", type=_positive, metavar="N", help="use only the first N pictures")
     evaluate.add_argument("--json", type=Path, metavar="FILE", help="also write the numbers to this file")
+    shown = "folder for tables and plots (needs: pip install 'pydet[plots]')"
+    evaluate.add_argument("--report", type=Path, metavar="DIR", help=shown)
     _add_model_options(evaluate, threshold=0.005)
 
     train = _command(commands, "train", _train, "train a detector on your own pictures", TRAIN)
     add_train_options(train)
+
+    anchors = _command(commands, "anchors", _anchors, "find anchors for a data set", _ANCHORS)
+    anchors.add_argument("data", metavar="DATA", help="data set: file or folder")
+    anchors.add_argument("--k", type=_positive, default=9, metavar="N", help="how many anchors (default: 9)")
+    anchors.add_argument("--size", type=_size, metavar="N|HxW", help="network input in pixels (default: 416)")
+    anchors.add_argument("--seed", type=int, default=0, metavar="N", help="of the random start (default: 0)")
+    anchors.add_argument("--plot", type=Path, metavar="FILE", help="also draw the average IoU by number of anchors")
+    _add_data_options(anchors, "train, where there is one, else all")
 
     models = _command(commands, "models", _models, "list the detectors, or tell about one", _MODELS)
     models.add_argument("name", nargs="?", metavar="NAME", help="the detector to tell more about")
@@ -293,6 +359,14 @@ def _command(commands: Any, name: str, run: Any, summary: str, description: str)
     )
     parser.set_defaults(run=run)
     return parser
+
+
+def _add_data_options(parser: argparse.ArgumentParser, split: str) -> None:
+    parser.add_argument("--images", metavar="DIR", help="folder of the pictures, where it cannot be guessed")
+    parser.add_argument(
+        "--split", metavar="NAME", help=f"part of the data: train, val, train+val, ... (default: {split})"
+    )
+    parser.add_argument("--strict", action="store_true", help="refuse data with bad annotations")
 
 
 def _add_model_options(parser: argparse.ArgumentParser, threshold: float) -> None:

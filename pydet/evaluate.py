@@ -1,213 +1,241 @@
-"""Average precision on COCO-style annotations, with the settings of Darknet's `detector valid`."""
+"""How good a detector is on annotated pictures, and how fast, with the settings of Darknet's `detector valid`."""
 
 from __future__ import annotations
 
-import contextlib
-import io
-import json
-import math
-from collections import Counter
+import time
+import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor
 from tqdm import tqdm
 
+from pydet.data.dataset import DataError, Dataset, DataWarning
+from pydet.data.load import load_dataset
 from pydet.detector import Detections, Detector
-from pydet.image import ImageError
-from pydet.outputs import coco_results, official_name
+from pydet.image import ImageError, read_image
+from pydet.metrics import Curve, coco_metrics, confusion_matrix, voc_curves
 
-METRICS = {"AP": 0, "AP50": 1, "AP75": 2, "AR100": 8}
-"""What is reported: name -> its place in COCOeval's statistics."""
-
-_REQUIRED = {
-    "images": {"id": int, "file_name": str},
-    "annotations": {"image_id": int, "category_id": int, "bbox": list},
-    "categories": {"id": int, "name": str},
-}
-
-Entry = dict[str, Any]  # of the annotation file: an image, an annotation or a category
-
-
-class AnnotationError(ValueError):
-    """The annotation file cannot be used; the message names the file and the entry."""
+_SHOWN = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR100")
 
 
 @dataclass(frozen=True)
+class ClassResult:
+    """How well one class is found; the metrics are explained at `Evaluation`."""
+
+    name: str
+    objects: int
+    ap: float
+    ap50: float
+    voc07: float
+    voc10: float
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Milliseconds that a picture took, after the first batch where there are others: reading it, and all the rest."""
+
+    read: float
+    detect: float
+
+
+@dataclass(frozen=True, eq=False)
 class Evaluation:
     """The outcome of `evaluate`.
 
     Attributes:
-        metrics: AP (IoU .50:.95), AP50, AP75 and AR100, each 0..1.
+        metrics: COCO's twelve, 0..1, or -1 where there is no such object: AP (mean over the IoUs .50:.95), AP50, AP75,
+            of small, medium and large objects (APs, APm, APl), average recall with up to 1, 10, 100 detections a
+            picture (AR1, ...). And VOC's mean average precision at IoU .5, of 11 points (VOC07) and of all (VOC10).
         images: Number of pictures that were measured.
         objects: Number of annotated objects in them, crowds included.
-        problems: A sentence for everything that was left out: unreadable pictures, categories unknown to the model.
+        problems: A sentence for everything that was left out: bad annotations, unreadable pictures, categories unknown
+            to the model.
+        classes: Each class with objects to be found.
+        class_names: Of the model.
+        confusion: int64 [C + 1, C + 1], see `pydet.metrics.confusion_matrix`; of detections with a score above .25.
+        curves: Precision and recall of each class of `classes`, at IoU .5.
+        speed: How long it took.
     """
 
     metrics: dict[str, float]
     images: int
     objects: int
     problems: list[str]
+    classes: list[ClassResult]
+    class_names: tuple[str, ...]
+    confusion: Tensor
+    curves: list[Curve]
+    speed: Speed
 
     def table(self) -> str:
-        """The metrics as aligned plain text."""
+        """The metrics, the classes and the speed as aligned plain text."""
         lines = [f"{self.images} images, {self.objects} annotated objects"]
-        return "\n".join(lines + [f"{name:<6} {value:.3f}" for name, value in self.metrics.items()])
+        lines += [f"{name:<6} {_shown(self.metrics[name])}" for name in _SHOWN]
+        lines.append(f"VOC07  {_shown(self.metrics['VOC07'])}  AP50 of 11 points")
+        lines.append(f"VOC10  {_shown(self.metrics['VOC10'])}  AP50 of all points")
+        width = max(len("class"), *(len(item.name) for item in self.classes))
+        lines += ["", f"{'class':<{width}}  objects     AP   AP50  VOC07  VOC10"]
+        for item in self.classes:
+            numbers = "  ".join(_shown(value) for value in (item.ap, item.ap50, item.voc07, item.voc10))
+            lines.append(f"{item.name:<{width}}  {item.objects:7}  {numbers}")
+        lines += ["", f"of the objects, with a score above .25: {self._confusions()}"]
+        read, detect = self.speed.read, self.speed.detect
+        lines.append(
+            f"{1000 / (read + detect):.1f} pictures a second: {read:.1f} ms to read one, {detect:.1f} to detect"
+        )
+        return "\n".join(lines)
+
+    def _confusions(self) -> str:
+        """One line about the confusion matrix: how many are found, taken for something else, missed."""
+        objects = self.confusion[:-1]
+        right, missed = int(objects[:, :-1].diagonal().sum()), int(objects[:, -1].sum())
+        wrong = objects[:, :-1].clone().fill_diagonal_(0)
+        text = f"{right} found, {missed} missed, {int(wrong.sum())} taken for another class"
+        worst = [
+            divmod(place, wrong.shape[1])
+            for place in wrong.flatten().argsort(descending=True, stable=True)[:3].tolist()
+        ]
+        pairs = [f"{self.class_names[a]} for {self.class_names[b]} {wrong[a, b]}" for a, b in worst if wrong[a, b]]
+        alarms = int(self.confusion[-1].sum())
+        return text + (f" ({', '.join(pairs)})" if pairs else "") + f"; {alarms} false alarms"
+
+    def as_json(self) -> dict[str, Any]:
+        """All numbers but the curves, for a file."""
+        return {
+            "metrics": self.metrics,
+            "images": self.images,
+            "objects": self.objects,
+            "problems": self.problems,
+            "classes": [asdict(item) for item in self.classes],
+            "class_names": list(self.class_names),
+            "confusion": self.confusion.tolist(),
+            "speed": asdict(self.speed),
+        }
+
+
+def _shown(value: float) -> str:
+    return f"{value:.3f}" if value >= 0 else "    -"
 
 
 def evaluate(
     detector: Detector,
-    annotations: str | Path,
-    images: str | Path,
+    data: Dataset | str | Path,
+    images: str | Path | None = None,
     threshold: float = 0.005,
     iou_threshold: float = 0.45,
     limit: int | None = None,
     batch_size: int = 8,
     progress: bool = False,
+    split: str | None = None,
+    strict: bool = False,
 ) -> Evaluation:
-    """Runs the detector on annotated pictures and measures it as COCO does.
+    """Runs the detector on annotated pictures and measures it as COCO and as VOC do.
 
-    The model's classes are matched to the annotations' categories by name. The default thresholds are those of
-    Darknet's `detector valid`; boxes are cut at the edges of the picture, as there.
+    The model's classes are matched to the annotations' by name. The default thresholds are those of Darknet's
+    `detector valid`; boxes are cut at the edges of the picture, as there.
 
     Args:
         detector: What is measured.
-        annotations: File in the format of COCO's `instances_*.json`.
-        images: Folder with the pictures.
+        data: Data set, or file or folder of one in any format that `pydet.data.load_dataset` reads.
+        images: Folder with the pictures, where it cannot be guessed.
         threshold: Keep detections with a score above this.
         iou_threshold: Overlap above which the weaker of two boxes of one class is dropped.
-        limit: Use only the first so many pictures of the file.
+        limit: Use only the first so many pictures.
         batch_size: How many pictures the model sees at once.
         progress: Show a progress bar on stderr.
+        split: Part of the data set, such as "val".
+        strict: Refuse a data set with bad annotations, instead of leaving them out.
 
     Returns:
         The metrics, and what had to be left out of them.
 
     Raises:
-        AnnotationError: The file is not what it should be, or nothing in it can be evaluated.
+        DataError: The data set is not what it should be, or nothing in it can be evaluated.
         ImportError: Neither pycocotools nor faster-coco-eval is installed.
     """
-    tools = _coco_tools()
-    content = read_annotations(Path(annotations))
-    listed = content["images"][:limit]
-    paths = [str(Path(images) / image["file_name"]) for image in listed]
-    results = detector.detect_files(paths, threshold, iou_threshold, batch_size)
-    bar = tqdm(results, total=len(paths), unit="image", disable=None if progress else True)
-    ids: list[int] = []
-    found: list[Detections] = []
-    problems: list[str] = []
-    for image, result in zip(listed, bar, strict=True):
-        if isinstance(result.detections, ImageError):
-            problems.append(str(result.detections))
-        else:
-            ids.append(image["id"])
-            found.append(result.detections)
-
-    measured = set(ids)
-    truth = [entry for entry in content["annotations"] if entry["image_id"] in measured]
-    categories, unknown = _match_categories(detector.class_names, content["categories"], truth)
-    problems += unknown
-    known = sorted({category for category in categories if category is not None})
-    objects = sum(entry["category_id"] in known for entry in truth)
-    if not objects:
-        raise AnnotationError(f"{annotations}: nothing to evaluate: " + "; ".join(problems or ["no annotated objects"]))
-    predictions = [entry for entry in coco_results(found, ids, categories) if entry["category_id"] is not None]
-    return Evaluation(_measure(tools, content, truth, predictions, ids, known), len(ids), objects, problems)
+    if not isinstance(data, Dataset):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DataWarning)  # they are among the problems
+            data = load_dataset(data, split, images, strict, limit)
+    data = data.first(limit).with_classes(detector.class_names)
+    found, errors, speed = _detect(detector, data, threshold, iou_threshold, batch_size, progress)
+    readable = torch.tensor([item is not None for item in found])
+    problems = [str(problem) for problem in data.problems] + errors
+    return measure(data.take(readable), [item for item in found if item is not None], problems, speed)
 
 
-def read_annotations(path: Path) -> dict[str, list[Entry]]:
-    """Reads and checks COCO's `instances_*.json`; fills in missing `area` and `iscrowd`, numbers annotations anew.
+def measure(dataset: Dataset, found: Sequence[Detections], problems: list[str], speed: Speed) -> Evaluation:
+    """The metrics of detections that are there already, however many processes have made them.
+
+    Args:
+        dataset: The truth, with the labels of the detections.
+        found: The detections in each of its pictures.
+        problems: What was left out.
+        speed: How long it took.
 
     Raises:
-        AnnotationError: The file cannot be read, is not JSON, or an entry lacks what is needed.
+        DataError: There is no object to be found.
+        ImportError: Neither pycocotools nor faster-coco-eval is installed.
     """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise AnnotationError(f"{path}: cannot be read ({error.strerror})") from None
-    except ValueError as error:
-        raise AnnotationError(f"{path}: not a JSON file ({error})") from None
-    for section, required in _REQUIRED.items():
-        entries = content.get(section) if isinstance(content, dict) else None
-        if not isinstance(entries, list):
-            raise AnnotationError(f"{path}: not COCO annotations: no list {section!r}")
-        for number, entry in enumerate(entries):
-            for key, kind in required.items():
-                if not isinstance(entry, dict) or not isinstance(entry.get(key), kind):
-                    raise AnnotationError(f"{path}: {section}[{number}] has no {key!r} of type {kind.__name__}")
-    for number, entry in enumerate(content["annotations"]):
-        box = entry["bbox"]
-        if len(box) != 4 or not all(isinstance(side, (int, float)) and math.isfinite(side) for side in box):
-            raise AnnotationError(f"{path}: annotations[{number}]: bbox must be four numbers x, y, w, h, got {box}")
-        entry.setdefault("area", box[2] * box[3])
-        entry.setdefault("iscrowd", 0)
-        entry["id"] = number + 1  # only has to be unique, which hand-made files do not always manage; 0 means "none"
-    return content
-
-
-def _match_categories(
-    class_names: Sequence[str], categories: Sequence[Entry], truth: Sequence[Entry]
-) -> tuple[list[int | None], list[str]]:
-    """The category id of each class (None: these annotations have no such category), and what has no class."""
-
-    def key(name: str) -> str:
-        return official_name(name.strip().lower())
-
-    by_name = {key(category["name"]): category["id"] for category in categories}
-    matched = [by_name.get(key(name)) for name in class_names]
-    names = {category["id"]: category["name"] for category in categories}
-    lost = Counter(entry["category_id"] for entry in truth if entry["category_id"] not in matched)
-    return matched, [
-        f"category {names.get(number, number)!r} is unknown to the model: its {count} objects are left out"
-        for number, count in lost.items()
-    ]
-
-
-def _measure(
-    tools: tuple[Any, Any],
-    content: dict[str, list[Entry]],
-    truth: list[Entry],
-    predictions: list[Entry],
-    ids: list[int],
-    known: list[int],
-) -> dict[str, float]:
-    coco_class, evaluator_class = tools
-    shared = {"images": content["images"], "categories": content["categories"]}
-    boxes = [
-        {**entry, "id": number + 1, "iscrowd": 0, "area": entry["bbox"][2] * entry["bbox"][3]}
-        for number, entry in enumerate(predictions)
-    ]
-    with contextlib.redirect_stdout(io.StringIO()):  # both tools print their progress
-        evaluator = evaluator_class(
-            _indexed(coco_class, {**shared, "annotations": truth}),
-            _indexed(coco_class, {**shared, "annotations": boxes}),
-            "bbox",
+    curves = voc_curves(dataset, found)
+    if not curves:
+        reasons = "; ".join(problems or ["no annotated objects"])
+        raise DataError(f"{dataset.name}: nothing to evaluate: {reasons}")
+    coco = coco_metrics(dataset, found)
+    classes = [
+        ClassResult(
+            dataset.class_names[curve.label],
+            curve.objects,
+            coco.ap[curve.label],
+            coco.ap50[curve.label],
+            curve.ap_of_11_points(),
+            curve.ap_of_all_points(),
         )
-        evaluator.params.imgIds = ids
-        evaluator.params.catIds = known
-        evaluator.evaluate()
-        evaluator.accumulate()
-        evaluator.summarize()
-    return {name: float(evaluator.stats[place]) for name, place in METRICS.items()}
+        for curve in curves
+    ]
+    voc = {
+        "VOC07": sum(item.voc07 for item in classes) / len(classes),
+        "VOC10": sum(item.voc10 for item in classes) / len(classes),
+    }
+    return Evaluation(
+        coco.metrics | voc,
+        len(dataset),
+        len(dataset.labels),
+        problems,
+        classes,
+        dataset.class_names,
+        confusion_matrix(dataset, found),
+        curves,
+        speed,
+    )
 
 
-def _indexed(coco_class: Any, dataset: dict[str, list[Entry]]) -> Any:
-    coco = coco_class()
-    coco.dataset = dataset
-    coco.createIndex()
-    return coco
-
-
-def _coco_tools() -> tuple[Any, Any]:
-    """The classes COCO and COCOeval of whichever package is installed."""
-    with contextlib.suppress(ImportError):
-        from pycocotools.coco import COCO
-        from pycocotools.cocoeval import COCOeval
-
-        return COCO, COCOeval
-    with contextlib.suppress(ImportError):
-        from faster_coco_eval import COCO, COCOeval_faster
-
-        return COCO, COCOeval_faster
-    raise ImportError("evaluate needs pycocotools or faster-coco-eval: pip install 'pydet[evaluate]'")
+def _detect(
+    detector: Detector, data: Dataset, threshold: float, iou_threshold: float, batch_size: int, progress: bool
+) -> tuple[list[Detections | None], list[str], Speed]:
+    """What is found in each picture, None where it cannot be read; why not; and how long it took."""
+    found: list[Detections | None] = []
+    errors: list[str] = []
+    times: list[tuple[float, float, int]] = []  # of each batch: reading, detecting, pictures
+    with tqdm(total=len(data), unit="image", disable=None if progress else True) as bar:
+        for start in range(0, len(data), batch_size):
+            begin = time.perf_counter()
+            pictures: list[Tensor | None] = []
+            for path in data.paths[start : start + batch_size]:
+                try:
+                    pictures.append(read_image(path))
+                except ImageError as error:
+                    pictures.append(None)
+                    errors.append(str(error))
+            readable = [picture for picture in pictures if picture is not None]
+            middle = time.perf_counter()
+            results = iter(detector.detect(readable, threshold, iou_threshold, batch_size))
+            found += [None if picture is None else next(results) for picture in pictures]
+            times.append((middle - begin, time.perf_counter() - middle, len(pictures)))
+            bar.update(len(pictures))
+    read, detect, count = (sum(column) for column in zip(*(times[1:] or times), strict=True))
+    return found, errors, Speed(1000 * read / count, 1000 * detect / count)

@@ -64,7 +64,7 @@ def read_image(source: ImageSource) -> Tensor:
 
 
 def image_size(path: str | os.PathLike[str]) -> tuple[int, int]:
-    """(height, width) that `read_image` would give a file, from its header alone.
+    """(height, width) that `read_image` would give a file, from its header alone (of a TIFF file, from all of it).
 
     Raises:
         ImageError: The file is missing, unreadable, not a picture, or too large to be a sane one.
@@ -73,6 +73,8 @@ def image_size(path: str | os.PathLike[str]) -> tuple[int, int]:
 
 
 def _upright_size(image: Image.Image, name: str) -> tuple[int, int]:
+    if image.format == "TIFF":  # which Pillow turns itself when it decodes it, or before that, by its version
+        image.load()
     with contextlib.suppress(Exception):  # as in _decoded
         # Image's own method: that of PNG files decodes them to look for EXIF data behind the pixels.
         if Image.Image.getexif(image).get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8):  # lies on its side

@@ -20,9 +20,7 @@ Trains a detector on your own pictures, for the classes that are annotated on th
 By several processes: torchrun --nproc-per-node N -m pydet train ..."""
 
 _DATA = "data set: COCO JSON, VOC, YOLO or Darknet files, as pydet evaluate takes it"
-_WEIGHTS = (
-    "start from these weights (.safetensors, .weights, .pth), or none (default: those of pydet, if any)"
-)
+_WEIGHTS = "start from these weights (.safetensors, .weights, .pth), or none (default: those of pydet, if any)"
 _CONFIG = "TOML file of settings; names as in settings.json; options given here win"
 _SET = "any other setting, such as momentum=0.95 or schedule=cosine"
 _PARTS = "forward and backward passes of an update: less memory"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import shared_path
+from data_files import BCCD
 from PIL import Image
 
 from pydet.cli import main
@@ -255,7 +257,7 @@ def test_which_files_are_meant(folder: Path) -> None:
         (["detect", "x", "--size", "4x4x4"], "--size: must be a size such as 416"),
         (["detect", "x", "--batch-size", "0"], "--batch-size: must be a whole number above 0, got '0'"),
         (["detect", "x", "--device", "tpu"], "--device: must be cpu, cuda or cuda:N, got 'tpu'"),
-        (["evaluate", "--images", "x"], "the following arguments are required: --annotations"),
+        (["evaluate", "--images", "x"], "one of the arguments DATA --annotations is required"),
         (["train"], "invalid choice: 'train'"),
     ],
 )
@@ -313,6 +315,8 @@ def test_evaluate(dog: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert json.loads(Path("out/ap.json").read_text())["metrics"]["AP50"] == pytest.approx(1)
     assert main(arguments) == 1
     assert "pydet: gone.jpg: no such file" in capsys.readouterr().err
+    assert main([*arguments, "--strict"]) == 2
+    assert "has 1 problem:\n  gone.jpg: no such file" in capsys.readouterr().err
     Path("a.json").write_text("{")
     assert main(arguments) == 2
     assert "pydet: a.json: not a JSON file" in capsys.readouterr().err
@@ -364,3 +368,44 @@ def test_a_reader_that_goes_away(dog: Path) -> None:
     )
     assert "Traceback" not in done.stderr
     assert "broken" not in done.stderr.lower()
+
+
+def test_evaluate_a_split_with_a_report(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Folder, split and format are found; the tables and plots are written."""
+    for split in ("train", "valid"):
+        (folder / split / "images").mkdir(parents=True)
+        (folder / split / "labels").mkdir()
+        (folder / split / "images" / "dog.jpg").write_bytes(DOG.read_bytes())
+        (folder / split / "labels" / "dog.txt").write_text(f"0 {220 / 768} {370 / 576} {190 / 768} {340 / 576}\n")
+    (folder / "data.yaml").write_text("train: ../train/images\nval: ../valid/images\nnc: 1\nnames: ['dog']\n")
+    assert main(["evaluate", ".", "--report", "report"]) == 0
+    output = capsys.readouterr()
+    assert "pydet: evaluating the split val" in output.err
+    assert "tables and plots are in report" in output.err
+    assert "1 images, 1 annotated objects" in output.out
+    names = {path.name for path in Path("report").iterdir()}
+    assert names == {
+        "classes.csv",
+        "confusion.csv",
+        "confusion.png",
+        "metrics.json",
+        "precision_recall.csv",
+        "precision_recall.png",
+    }
+    assert main(["evaluate", ".", "--split", "dev"]) == 2
+    assert "no split named 'dev'; it has: train, val" in capsys.readouterr().err
+
+
+def test_anchors(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["anchors", str(BCCD), "--k", "3", "--plot", "elbow.svg"]) == 1  # of bad annotations
+    output = capsys.readouterr()
+    assert "(VOC, train): 3 pictures, 43 objects of 3 classes" in output.out
+    assert "3 anchors for pictures of 416 x 416, average IoU 0." in output.out
+    assert re.search(r"^anchors = \d+,\d+,  \d+,\d+,  \d+,\d+$", output.out, re.MULTILINE)
+    assert len(re.findall(r"^ +\d+  0\.\d{3}  #+", output.out, re.MULTILINE)) == 12
+    assert output.err.count("its box has no width") == 2
+    assert "<svg" in Path("elbow.svg").read_text()
+    assert main(["anchors", str(BCCD), "--strict"]) == 2
+    assert "has 2 problems" in capsys.readouterr().err
+    assert main(["anchors", str(BCCD), "--split", "test", "--k", "99"]) == 2
+    assert "99 anchors need as many boxes of different size, and there are" in capsys.readouterr().err

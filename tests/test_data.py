@@ -99,7 +99,11 @@ def test_first_pictures_of_a_data_set() -> None:
     data = quiet(BCCD)
     assert torch.equal(data.first(2).boxes, torch.cat([data[0].boxes, data[1].boxes]))
     assert data.first(2).paths == data.paths[:2]
-    assert data.first(None) is data.first(99) is data
+    assert data.first(None) is data
+    assert data.first(99).paths == data.paths
+    last = data.take(torch.tensor([False, False, False, True]))
+    assert last.paths == data.paths[3:]
+    assert torch.equal(last.boxes, data[3].boxes)
 
 
 def test_classes_are_found_by_name() -> None:

@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from pydet.image import ImageError, read_image
+from pydet.image import ImageError, image_size, read_image
 
 DOG = Path(__file__).parent.parent / "pydet" / "assets" / "dog.jpg"
 
@@ -253,3 +253,22 @@ def test_damage_anywhere_gives_a_picture_or_an_image_error(kind: str) -> None:
         for candidate in (bytes(damaged), data[: random.integers(0, len(data))]):
             with contextlib.suppress(ImageError):
                 assert read_image(candidate).shape[0] == 3
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("ending", ["jpg", "png", "tif"])
+def test_size_from_the_header_is_that_of_the_picture(tmp_path: Path, orientation: int, ending: str) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = tmp_path / f"a.{ending}"
+    Image.new("RGB", (30, 20)).save(path, exif=exif)
+    assert image_size(path) == tuple(read_image(path).shape[1:])
+    assert image_size(path) == ((20, 30) if orientation < 5 else (30, 20))
+
+
+def test_size_of_what_is_no_picture(tmp_path: Path) -> None:
+    with pytest.raises(ImageError, match=r"a.jpg: no such file"):
+        image_size(tmp_path / "a.jpg")
+    (tmp_path / "a.jpg").write_bytes(b"text")
+    with pytest.raises(ImageError, match=r"a.jpg: not an image"):
+        image_size(tmp_path / "a.jpg")

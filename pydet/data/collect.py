@@ -37,7 +37,9 @@ class Annotated(NamedTuple):
 class Collector:
     """Gathers pictures and objects, checks them, and remembers what is wrong with them."""
 
-    def __init__(self) -> None:
+    def __init__(self, limit: int | None = None) -> None:
+        """Takes the first `limit` pictures only, or all."""
+        self._room = limit
         self.problems: list[Problem] = []
         self._labels: dict[str, int] = {}
         self._paths: dict[str, int] = {}  # picture -> number of the split that brought it
@@ -57,7 +59,13 @@ class Collector:
         self.problems.append(Problem(str(file), where, reason))
 
     def sizes(self, paths: Sequence[str]) -> list[tuple[int, int] | None]:
-        """(height, width) of pictures from their headers; a picture that is none is noted, and None here."""
+        """(height, width) of pictures from their headers; a picture that is none is noted, and None here.
+
+        None also for the pictures beyond the limit, which are not opened.
+        """
+        looked_at = paths[: self._room]
+        if self._room is not None:
+            self._room -= len(looked_at)
 
         def size_of(path: str) -> tuple[int, int] | ImageError:
             try:
@@ -67,11 +75,11 @@ class Collector:
 
         sizes: list[tuple[int, int] | None] = []
         with ThreadPoolExecutor(8) as pool:  # they wait for the disk, or the network
-            for path, size in zip(paths, pool.map(size_of, paths), strict=True):
+            for path, size in zip(looked_at, pool.map(size_of, looked_at), strict=True):
                 if isinstance(size, ImageError):
                     self.bad(path, "", str(size).removeprefix(f"{path}: "))
                 sizes.append(None if isinstance(size, ImageError) else size)
-        return sizes
+        return sizes + [None] * (len(paths) - len(sizes))
 
     def add(
         self,

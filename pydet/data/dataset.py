@@ -128,12 +128,15 @@ class Dataset:
 
     def first(self, count: int | None) -> Dataset:
         """The first `count` pictures; None for all of them."""
-        if count is None or count >= len(self):
-            return self
-        objects = int(self.counts[:count].sum())
-        cut = {name: getattr(self, name)[:objects] for name in ("boxes", "labels", "difficult", "crowd", "areas")}
-        of_pictures = {name: getattr(self, name)[:count] for name in ("paths", "sizes", "counts", "image_labels")}
-        return replace(self, **cut, **of_pictures)
+        return self if count is None else self.take(torch.arange(len(self)) < count)
+
+    def take(self, chosen: Tensor) -> Dataset:
+        """The pictures where `chosen`, bool [N], is true."""
+        objects = chosen.repeat_interleave(self.counts)
+        cut = {name: getattr(self, name)[objects] for name in ("boxes", "labels", "difficult", "crowd", "areas")}
+        of_pictures = {name: getattr(self, name)[chosen] for name in ("sizes", "counts", "image_labels")}
+        paths = tuple(path for path, is_chosen in zip(self.paths, chosen.tolist(), strict=True) if is_chosen)
+        return replace(self, paths=paths, **cut, **of_pictures)
 
     def keep(self, kept: Tensor) -> Dataset:
         """The same pictures with the objects where `kept`, bool [sum of counts], is true."""

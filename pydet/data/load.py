@@ -29,6 +29,7 @@ def load_dataset(
     split: str | None = None,
     images: str | os.PathLike[str] | None = None,
     strict: bool = False,
+    limit: int | None = None,
 ) -> Dataset:
     """Reads the annotations of a data set and checks all of them; its pictures are only looked at for their size.
 
@@ -46,6 +47,7 @@ def load_dataset(
             "valid". None for all of them.
         images: Folder of the pictures, where it cannot be guessed or they lie elsewhere.
         strict: Refuse a data set with problems, instead of warning about them.
+        limit: Take only the first so many pictures, and look at no others.
 
     Returns:
         The data set. VOC's files have the same labels in every split, and so have those of every other format.
@@ -54,7 +56,7 @@ def load_dataset(
         DataError: There is nothing to read, it is of no known format, or (strict) it has problems.
     """
     source = recognise(path, images)
-    collector = Collector()
+    collector = Collector(limit)
     for read in source.choose(split):
         read(collector)
     dataset = collector.dataset(f"{source.path} ({source.format}{f', {split}' if split else ''})")

@@ -50,6 +50,15 @@ class Source:
         has = f"it has: {', '.join(self.splits)}" if self.splits else "it has no splits"
         raise DataError(f"{self.path}: {'several splits' if found else 'no split'} named {name!r}; {has}")
 
+    def usual(self, *names: str) -> str | None:
+        """The first of these splits that there is; None where there is none, or nothing else."""
+        if len(self.splits) == 1 and self.everything is None:
+            return None
+        return next((name for name in names if self._named(name)), None)
+
+    def _named(self, name: str) -> bool:
+        return name in self.splits or sum(known.startswith(name) for known in self.splits) == 1
+
 
 def pictures_in(folder: Path) -> list[Path]:
     """The pictures of a folder, in alphabetical order."""

@@ -5,7 +5,9 @@ from __future__ import annotations
 import copy
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+
+from pydet.models import DetectionModel
 
 
 class MovingAverage:
@@ -19,12 +21,12 @@ class MovingAverage:
         kept: in 0..1; 0: the average is the network itself, and there is no copy.
     """
 
-    def __init__(self, network: nn.Module, kept: float) -> None:
+    def __init__(self, network: DetectionModel, kept: float) -> None:
         self.kept = kept
         self.network = copy.deepcopy(network).requires_grad_(False) if kept else network
 
     @torch.no_grad()
-    def update(self, network: nn.Module, updates: int) -> None:
+    def update(self, network: DetectionModel, updates: int) -> None:
         """Takes in the network after so many updates."""
         if not self.kept:
             return

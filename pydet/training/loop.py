@@ -142,7 +142,7 @@ class Loop:
         if self.group.world == 1:
             return network
         tensors = {id(tensor): tensor for tensor in [*network.parameters(), *network.buffers()]}
-        twin = copy.deepcopy(network, tensors)  # type: ignore[arg-type]
+        twin = copy.deepcopy(network, tensors)
         share_batch_norms(twin)
         return twin
 
@@ -207,12 +207,13 @@ def interruption() -> Iterator[threading.Event]:
 @contextlib.contextmanager
 def deterministic(device: torch.device) -> Iterator[None]:
     """On the CPU, where it costs next to nothing, the same bits in every run."""
-    before = torch.are_deterministic_algorithms_enabled(), torch.utils.deterministic.fill_uninitialized_memory
+    memory: Any = torch.utils.deterministic
+    before = torch.are_deterministic_algorithms_enabled(), memory.fill_uninitialized_memory
     if device.type == "cpu":
         torch.use_deterministic_algorithms(True)
-        torch.utils.deterministic.fill_uninitialized_memory = False
+        memory.fill_uninitialized_memory = False
     try:
         yield
     finally:
         torch.use_deterministic_algorithms(before[0])
-        torch.utils.deterministic.fill_uninitialized_memory = before[1]
+        memory.fill_uninitialized_memory = before[1]

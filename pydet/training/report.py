@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import torch
+from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from pydet.data import Dataset
@@ -93,9 +95,7 @@ def plot_training(run: Path, path: Path) -> None:
         figure.savefig(temporary, format="png", dpi=120)
 
 
-def _smooth(
-    values: np.ndarray[tuple[int], np.dtype[np.float64]], width: int = 20
-) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+def _smooth(values: NDArray[np.float64], width: int = 20) -> NDArray[np.float64]:
     """Means of the last `width` values."""
     sums = np.cumsum(np.insert(np.nan_to_num(values), 0, 0.0))
     starts = np.maximum(np.arange(1, len(values) + 1) - width, 0)
@@ -107,7 +107,7 @@ def draw_truths(network: DetectionModel, dataset: Dataset, folder: Path, count: 
     """Some pictures, the truth on the left and what is found on the right; the names of the files."""
     detector = Detector(network)
     chosen = np.unique(np.linspace(0, len(dataset) - 1, min(count, len(dataset))).round().astype(int)).tolist()
-    names = []
+    names: list[str] = []
     for number in chosen:
         record = dataset[number]
         try:
@@ -115,13 +115,8 @@ def draw_truths(network: DetectionModel, dataset: Dataset, folder: Path, count: 
         except ImageError:
             continue
         found = detector.detect(picture, _SHOWN_ABOVE)
-        truth = draw_boxes(
-            picture,
-            record.boxes.float(),
-            record.labels,
-            record.boxes.new_ones(len(record.boxes)).float(),
-            dataset.class_names,
-        )
+        sure = torch.ones(len(record.boxes))
+        truth = draw_boxes(picture, record.boxes.float(), record.labels, sure, dataset.class_names)
         right = draw_boxes(picture, found.boxes, found.labels, found.scores, found.class_names)
         name = f"{len(names) + 1:02d}-{Path(record.path).stem}.jpg"
         save_picture(_beside(truth, right), folder / name)

@@ -1,4 +1,4 @@
-"""Where a training starts: a network for the classes of the data, with the numbers of another one as far as they fit."""
+"""Where a training starts: a network for the classes of the data, with numbers of another one where they fit."""
 
 from __future__ import annotations
 
@@ -218,7 +218,7 @@ def _head_rows(network: DetectionModel, source: Source) -> dict[str, tuple[Tenso
     elif isinstance(network, SSD):
         for level, conv in enumerate(network.head.classification_head.module_list):
             anchors = conv.out_channels // len(network.class_names)  # type: ignore[operator]
-            rows = _by_anchor([classes] * anchors, old)  # type: ignore[operator]
+            rows = _by_anchor([classes] * anchors, old)
             add(f"head.classification_head.module_list.{level}", rows, 0.0)
     elif isinstance(network, RetinaNet):
         # Its own first numbers say that nearly everything is background, which is where focal loss must start.

@@ -1,0 +1,89 @@
+"""Plots, by matplotlib: precision and recall, confusions, how many anchors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pydet.outputs import whole_file
+
+if TYPE_CHECKING:
+    from pydet.anchors import Anchors
+    from pydet.evaluate import Evaluation
+
+_LARGEST_LEGEND = 20
+_LARGEST_LABELLED = 30
+
+
+def check_matplotlib() -> None:
+    """Raises ImportError, saying what to install, where there is no matplotlib."""
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError:
+        raise ImportError("plots need matplotlib: pip install 'pydet[plots]'") from None
+
+
+def plot_precision_recall(result: Evaluation, path: Path) -> None:
+    """Precision over recall at IoU .5: a line for each class, the mean of all in black."""
+    figure, axes = _figure("recall", "precision", "Precision and recall at IoU 0.5")
+    few = len(result.curves) <= _LARGEST_LEGEND
+    style = {"linewidth": 1.0} if few else {"linewidth": 0.5, "color": "silver"}
+    grid = np.linspace(0, 1, 201)
+    lines = []
+    for curve, item in zip(result.curves, result.classes, strict=True):
+        recall, precision = np.append(curve.recall, 1), np.append(curve.precision, 0)
+        axes.plot(recall[:-1], precision[:-1], label=f"{item.name} {item.voc10:.3f}", **style)
+        best = np.append(np.maximum.accumulate(precision[::-1])[::-1], 0)
+        lines.append(best[np.searchsorted(recall[:-1], grid)])
+    axes.plot(grid, np.mean(lines, axis=0), color="black", linewidth=2, label=f"mean {result.metrics['VOC10']:.3f}")
+    axes.set(xlim=(0, 1), ylim=(0, 1.02))
+    if few:
+        axes.legend(loc="lower left", fontsize="small")
+    _save(figure, path)
+
+
+def plot_confusions(result: Evaluation, path: Path) -> None:
+    """The confusion matrix, each row in parts of its objects."""
+    shown = [index for index in range(len(result.confusion)) if _has_any(result, index)]
+    counts = result.confusion[shown][:, shown].numpy()
+    parts = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    names = [*result.class_names, "nothing"]
+    figure, axes = _figure("is taken for", "is", "Objects with a score above 0.25")
+    axes.imshow(parts, cmap="Blues", vmin=0, vmax=1)
+    if len(shown) <= _LARGEST_LABELLED:
+        ticks = range(len(shown))
+        axes.set_xticks(ticks, [names[index] for index in shown], rotation=90)
+        axes.set_yticks(ticks, [names[index] for index in shown])
+        for row, column in np.argwhere(counts):
+            colour = "white" if parts[row, column] > 0.5 else "black"
+            axes.text(column, row, counts[row, column], ha="center", va="center", color=colour, fontsize="small")
+    _save(figure, path)
+
+
+def plot_elbow(result: Anchors, path: Path) -> None:
+    """The average IoU by the number of anchors, the chosen number marked."""
+    figure, axes = _figure("anchors", "average IoU", "How many anchors?")
+    axes.plot(range(1, len(result.elbow) + 1), result.elbow, marker="o")
+    axes.axvline(len(result.sizes), color="grey", linestyle="--")
+    axes.set(ylim=(0, 1), xticks=range(1, len(result.elbow) + 1))
+    _save(figure, path)
+
+
+def _has_any(result: Evaluation, index: int) -> bool:
+    return bool(result.confusion[index].any() or result.confusion[:, index].any())
+
+
+def _figure(x: str, y: str, title: str) -> Sequence[Any]:
+    from matplotlib.figure import Figure  # not pyplot: no window, no state
+
+    figure = Figure(figsize=(8, 6), layout="constrained")
+    axes = figure.add_subplot(xlabel=x, ylabel=y, title=title)
+    return figure, axes
+
+
+def _save(figure: Any, path: Path) -> None:
+    with whole_file(path) as temporary:
+        figure.savefig(temporary, format=path.suffix[1:] or "png", dpi=120)
