@@ -10,6 +10,7 @@ compute-sanitizer, ...) is left out, and said.
 from __future__ import annotations
 
 import argparse
+import atexit
 import datetime
 import importlib.metadata
 import json
@@ -29,8 +30,12 @@ ROOT = Path(__file__).parent.parent.resolve()
 FOLDER = ROOT / "build" / "gpu"
 SITE = FOLDER / "site"
 SECONDS = 470.0
+SANITIZED_BY = 345.0
+"""What is not done then is cut off: the races, which need the GPU for themselves, have the rest."""
 START = time.monotonic()
 TOOLS = {"memcheck": ["--leak-check=no"], "racecheck": [], "initcheck": []}
+# Beside each other: the first mostly waits for the CPU's reference and Triton's compiler.
+PARTS = ("equals_reference or gradient", "not (equals_reference or gradient)")
 OPTIONAL = ("hypothesis", "pybind11", "triton")
 PACKAGES = ("torch", "triton", "torchvision", "numpy")
 
@@ -48,10 +53,17 @@ def environment(**more: str) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": str(SITE), "PYTHONUNBUFFERED": "1", **more}
 
 
+def stop(process: subprocess.Popen[bytes]) -> None:
+    """With all that it started; nothing where it has ended."""
+    if process.poll() is None:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
 def start(log: Path, command: list[str], folder: Path, **more: str) -> subprocess.Popen[bytes]:
     print(f"+ {' '.join(command)}   > {log.relative_to(ROOT)}", flush=True)
     with log.open("wb") as output:
-        return subprocess.Popen(
+        process = subprocess.Popen(
             command,
             cwd=folder,
             env=environment(**more),
@@ -59,6 +71,8 @@ def start(log: Path, command: list[str], folder: Path, **more: str) -> subproces
             stderr=subprocess.STDOUT,
             start_new_session=True,  # so that it can be ended with all that it started
         )
+    atexit.register(stop, process)
+    return process
 
 
 def finish(process: subprocess.Popen[bytes], seconds: float) -> int:
@@ -66,8 +80,7 @@ def finish(process: subprocess.Popen[bytes], seconds: float) -> int:
     try:
         return process.wait(max(min(seconds, SECONDS - (time.monotonic() - START)), 1))
     except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+        stop(process)
         return 124
 
 
@@ -124,7 +137,7 @@ def build(gpu: dict[str, str]) -> Outcome:
     command = [sys.executable, "-m", "pip", "install", "--no-index", "--no-build-isolation", "--no-deps", "-v"]
     log = FOLDER / "build.log"
     process = start(log, [*command, "--target", str(SITE), "."], ROOT, TORCH_CUDA_ARCH_LIST=gpu["arch"])
-    if finish(process, 240):
+    if finish(process, 200):
         return Outcome(False, f"does not build:\n{tail(log)}")
     choices = (SITE / "pydet" / "_build.txt").read_text().strip()
     return Outcome(True, choices)
@@ -140,11 +153,20 @@ def tests() -> Outcome:
             without += [f"without {path.name}, which needs {missing[0]}"] if missing else []
             files += [] if missing else [path.name]
     command = [sys.executable, "-m", "pytest", "-m", "gpu", "-q", "-rs", "--tb=short", "-p", "no:cacheprovider"]
-    log = FOLDER / "tests.log"
-    status = finish(start(log, [*command, *files], ROOT / "tests"), 200)
-    counts = {word: int(number) for number, word in re.findall(r"(\d+) (passed|failed|skipped|error)", tail(log, 1))}
+    logs = [FOLDER / f"tests{number}.log" for number, _ in enumerate(PARTS)]
+    running = [
+        start(log, [*command, "-k", part, *files], ROOT / "tests") for log, part in zip(logs, PARTS, strict=True)
+    ]
+    until = time.monotonic() + 200
+    statuses = [finish(process, until - time.monotonic()) for process in running]
+    counts: dict[str, int] = {}
+    for log in logs:
+        for number, word in re.findall(r"(\d+) (passed|failed|skipped|error)", tail(log, 1)):
+            counts[word] = counts.get(word, 0) + int(number)
     words = ", ".join([*(f"{number} {word}" for word, number in counts.items()), *without]) or "no summary"
-    return Outcome(status == 0, words + ("" if status == 0 else f"; exit {status}:\n{tail(log)}"), counts)
+    for log, status in zip(logs, statuses, strict=True):
+        words += f"\n{log.name}, exit {status}:\n{tail(log)}" if status else ""
+    return Outcome(not any(statuses), words, counts)
 
 
 def complaints(report: str) -> list[str]:
@@ -152,32 +174,43 @@ def complaints(report: str) -> list[str]:
     return [line for line in report.splitlines() if line.startswith("=========") and "pydet::" in line]
 
 
-def sanitizer() -> Outcome:
-    """Its tools beside each other: most of their time is the loading of torch."""
+def verdict(status: int, report: str) -> tuple[bool | None, str]:
+    """Of one tool: None where it has not seen everything, which is no fault of ours unless a program of ours failed."""
+    ours = complaints(report)
+    last = " / ".join(report.splitlines()[-3:])
+    if ours:
+        return False, f"{len(ours)} complaints, the first: {ours[0]}"
+    if "Traceback (most recent call last)" in report:
+        return False, f"gpu_small.py failed: {last}"
+    if status or re.search(r"(ERROR|RACECHECK) SUMMARY: ", report) is None:
+        return None, f"did not run to its end (exit {status}): {last}"
+    return True, "nothing found"
+
+
+def start_sanitizer() -> dict[str, subprocess.Popen[bytes]]:
+    """Its tools beside each other and beside the tests: most of their time is the loading of torch."""
     program = shutil.which("compute-sanitizer") or shutil.which("compute-sanitizer", path="/usr/local/cuda/bin")
-    if program is None:
-        return Outcome(None, "compute-sanitizer is not here")
-    running = {}
-    for tool, options in TOOLS.items():
-        command = [program, f"--tool={tool}", "--show-backtrace=no", "--print-limit=50", *options]
+    running: dict[str, subprocess.Popen[bytes]] = {}
+    for tool, options in TOOLS.items() if program else ():
+        command = [str(program), f"--tool={tool}", "--show-backtrace=no", "--print-limit=50", *options]
         # Without torch's cache of memory each tensor is an allocation with an end, and its first bytes are unwritten.
         script = [sys.executable, "gpu_small.py", "cuda"]
         log = FOLDER / f"{tool}.log"
         running[tool] = start(log, [*command, *script], ROOT / "tests", PYTORCH_NO_CUDA_MEMORY_CACHING="1")
-    found: dict[str, str] = {}
+    return running
+
+
+def sanitizer(running: dict[str, subprocess.Popen[bytes]]) -> Outcome:
+    if not running:
+        return Outcome(None, "compute-sanitizer is not here")
+    found: dict[str, tuple[bool | None, str]] = {}
     for tool, process in running.items():
-        status, log = finish(process, 150), FOLDER / f"{tool}.log"
-        report = log.read_text(errors="replace")
-        ours = complaints(report)
-        if ours:
-            found[tool] = f"{len(ours)} complaints, the first: {ours[0]}"
-        elif re.search(r"(ERROR|RACECHECK) SUMMARY: ", report) is None:
-            found[tool] = f"did not run to its end (exit {status}): {tail(log, 3)}"
-        else:
-            found[tool] = "nothing found"
-    ran = {tool: words for tool, words in found.items() if not words.startswith("did not run")}
-    clean = all(words == "nothing found" for words in ran.values()) if ran else None
-    return Outcome(clean, "; ".join(f"{tool}: {words}" for tool, words in found.items()), found)
+        status = finish(process, SANITIZED_BY - (time.monotonic() - START))
+        found[tool] = verdict(status, (FOLDER / f"{tool}.log").read_text(errors="replace"))
+    states = [state for state, _ in found.values()]
+    words = {tool: said for tool, (_, said) in found.items()}
+    clean = False if False in states else True if True in states else None
+    return Outcome(clean, "; ".join(f"{tool}: {said}" for tool, said in words.items()), words)
 
 
 def benchmarks() -> Outcome:
@@ -202,10 +235,18 @@ def main() -> None:
     gpu = gpu_facts()
     facts = facts_of(gpu)
     print(json.dumps(facts, indent=1), flush=True)
-    sections = {"build": lambda: build(gpu), "tests": tests, "sanitizer": sanitizer, "benchmarks": benchmarks}
+    sanitizing: dict[str, subprocess.Popen[bytes]] = {}
+    sections = {
+        "build": lambda: build(gpu),
+        "tests": tests,
+        "sanitizer": lambda: sanitizer(sanitizing),
+        "benchmarks": benchmarks,
+    }
     outcomes: dict[str, Outcome] = {}
     for name in only:
         began = time.monotonic()
+        if name in ("tests", "sanitizer") and "sanitizer" in only and not sanitizing:
+            sanitizing |= start_sanitizer()
         outcome = outcomes[name] = sections[name]()
         state = {True: "ok", False: "FAILED", None: "left out"}[outcome.ok]
         print(f"=== {name}: {state} in {time.monotonic() - began:.0f} s\n{outcome.words}", flush=True)

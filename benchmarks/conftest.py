@@ -40,7 +40,7 @@ def race(request: pytest.FixtureRequest, benchmark: Any) -> Callable[..., Result
     `yardsticks` are no contenders: other work of the same size, whose result is not looked at. The gate divides by the
     time of "reference", which is a contender, or of the first of them. `moved`: how many bytes the operator must read
     and write, where it is limited by memory; a copy of as many joins the race. `also` holds seconds that another
-    process measured. `again`: see race.sample(). pytest-benchmark records pydet's own time, with the rest as extra_info.
+    process measured. `again`: see race.sample(). pytest-benchmark records pydet's own time; the rest is extra_info.
     """
     short = request.config.getoption("--short")
 

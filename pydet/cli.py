@@ -50,6 +50,13 @@ _CONVERT = """\
 Reads Darknet's .weights, torchvision's .pth or pydet's .safetensors and writes .safetensors, which says itself what
 network it is for, or .weights for Darknet. Nothing in any of these files is ever run."""
 
+_EXPORT = """\
+Writes a detector as an ONNX file, suppression included (needs: pip install 'pydet[onnx]').
+
+The file runs in onnxruntime without pydet. It takes "images", float32 [B, 3, height, width], RGB in 0..1, any number of
+pictures of any one size, and gives "boxes" [B, K, 4] (x1, y1, x2, y2 in pixels of the picture), "scores" [B, K],
+"labels" [B, K] and "count" [B], how many of the K are detections."""
+
 _DATA = """
 DATA is a file or folder of any of these formats, which is recognised from what is there:
   COCO     instances.json, or a folder with annotations/*.json
@@ -269,6 +276,13 @@ def _convert(options: argparse.Namespace) -> int:
     return ALL_DONE
 
 
+def _export(options: argparse.Namespace) -> int:
+    check_output_file(options.output, [str(options.weights)])
+    _load(options).export_onnx(options.output, options.threshold, options.iou_threshold)
+    print(f"{options.output}: {options.output.stat().st_size:,} bytes")
+    return ALL_DONE
+
+
 def _info(options: argparse.Namespace) -> int:
     from pydet.info import info
 
@@ -293,6 +307,7 @@ def _load(options: argparse.Namespace) -> Detector:
         device=options.device,
         image_size=options.size,
         class_names=options.names,
+        precision=options.precision,
     )
 
 
@@ -310,6 +325,7 @@ def _parser() -> argparse.ArgumentParser:
     detect.add_argument("--csv", type=Path, metavar="FILE", help="also write all detections as a table")
     detect.add_argument("--explain", action="store_true", help="show the way to each class, where classes are a tree")
     _add_model_options(detect, threshold=0.25)
+    _add_work_options(detect)
 
     evaluate = _command(commands, "evaluate", _evaluate, "measure average precision", _EVALUATE)
     data = evaluate.add_mutually_exclusive_group(required=True)
@@ -321,6 +337,7 @@ def _parser() -> argparse.ArgumentParser:
     shown = "folder for tables and plots (needs: pip install 'pydet[plots]')"
     evaluate.add_argument("--report", type=Path, metavar="DIR", help=shown)
     _add_model_options(evaluate, threshold=0.005)
+    _add_work_options(evaluate)
 
     train = _command(commands, "train", _train, "train a detector on your own pictures", TRAIN)
     add_train_options(train)
@@ -344,6 +361,11 @@ def _parser() -> argparse.ArgumentParser:
     convert.add_argument("--cfg", type=Path, metavar="FILE", help="Darknet .cfg of your own model, instead of --model")
     convert.add_argument("--names", type=Path, metavar="FILE", help="class names of your own model, one a line")
     convert.add_argument("--half", action="store_true", help="convolutions in half precision: half the size")
+
+    export = _command(commands, "export", _export, "write a detector as an ONNX file", _EXPORT)
+    export.add_argument("output", type=Path, metavar="OUT", help="the .onnx file to write")
+    _add_model_options(export, threshold=0.25)
+    export.set_defaults(device="cpu", precision="f32")
 
     _command(commands, "info", _info, "show versions, libraries and backends", "Shows what is installed and used here.")
     return parser
@@ -372,16 +394,21 @@ def _add_data_options(parser: argparse.ArgumentParser, split: str) -> None:
 def _add_model_options(parser: argparse.ArgumentParser, threshold: float) -> None:
     model = parser.add_argument_group("model")
     model.add_argument("--model", default="yolov3-tiny", metavar="NAME", help="default: yolov3-tiny, COCO's 80 classes")
-    model.add_argument("--weights", type=Path, metavar="FILE", help="Darknet .weights or pydet's .safetensors")
+    model.add_argument("--weights", type=Path, metavar="FILE", help=".weights, .pth or .safetensors")
     model.add_argument("--cfg", type=Path, metavar="FILE", help="Darknet .cfg of your own model, instead of --model")
     model.add_argument("--names", type=Path, metavar="FILE", help="class names of your own model, one a line")
     model.add_argument("--size", type=_size, metavar="N|HxW", help="network input in pixels, multiples of 32")
-    model.add_argument("--device", type=_device, default="cpu", metavar="NAME", help="cpu (default), cuda or cuda:N")
-    model.add_argument("--batch-size", type=_positive, default=8, metavar="N", help="pictures at once (default: 8)")
     shown = f"keep objects with a score above this, 0..1 (default: {threshold})"
     model.add_argument("--threshold", type=_fraction, default=threshold, metavar="X", help=shown)
     shown = "of two boxes of a class that overlap more than this, keep the better (default: 0.45)"
     model.add_argument("--iou-threshold", type=_fraction, default=0.45, metavar="X", help=shown)
+
+
+def _add_work_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--device", type=_device, default="cpu", metavar="NAME", help="cpu (default), cuda or cuda:N")
+    shown = "f32 (default), bf16 or fp16 where the device computes in it, or auto: bf16 where that costs no AP"
+    parser.add_argument("--precision", choices=("auto", "f32", "bf16", "fp16"), default="f32", help=shown)
+    parser.add_argument("--batch-size", type=_positive, default=8, metavar="N", help="pictures at once (default: 8)")
 
 
 def _fraction(text: str) -> float:

@@ -191,6 +191,18 @@ class Detector:
                 else:
                     yield FileResult(path, outcome, replace(next(found), path=path, source=path))
 
+    def export_onnx(self, path: str | os.PathLike[str], threshold: float = 0.25, iou_threshold: float = 0.45) -> None:
+        """Writes the model as an ONNX file, suppression included: see `pydet.onnx.export_onnx`.
+
+        Raises:
+            ImportError: pydet[onnx] is not installed.
+            OSError: The file cannot be written; an older file of that name is then still whole.
+        """
+        from pydet.onnx import export_onnx
+
+        check_thresholds(threshold, iou_threshold)
+        export_onnx(self.model, path, threshold, iou_threshold)  # type: ignore[arg-type]
+
     @torch.inference_mode()
     def _detect_batch(self, pictures: list[Tensor], threshold: float, iou_threshold: float) -> list[Detections]:
         if not pictures:

@@ -1,8 +1,8 @@
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 
-import hypothesis
 import pytest
 
 REPOSITORY = Path(__file__).parent.parent
@@ -22,6 +22,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Random inputs: the same few in every run, and thousands of new ones with --slow."""
+    if importlib.util.find_spec("hypothesis") is None:  # `make gpu` takes what the machine has
+        return
+    import hypothesis
+
     hypothesis.settings.register_profile("few", max_examples=25, derandomize=True, deadline=None, database=None)
     hypothesis.settings.register_profile("thousands", max_examples=3000, deadline=None)
     hypothesis.settings.load_profile("thousands" if config.getoption("--slow") else "few")

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
-import importlib.util
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -26,18 +24,12 @@ from op_checks import (
 from torch import Tensor
 
 from pydet import ops
+from pydet.ops._backend import _triton_operator as triton_launcher
 
 SIZED_BY_VALUES = ("nms", "batched_nms", "soft_nms")
 """How many results they have depends on the boxes: torch has to wait for the number."""
 REFERENCE_TOLERANCE = (1e-5, 1e-4)
 """PyTorch's own functions on the two devices: their exponentials differ by some units in the last place."""
-
-
-def triton_launcher(name: str) -> Callable[..., Any] | None:
-    module = f"pydet.triton_kernels.{name}"
-    if importlib.util.find_spec("triton") is None or importlib.util.find_spec(module) is None:
-        return None
-    return getattr(importlib.import_module(module), name)
 
 
 def synchronize(device: str) -> None:

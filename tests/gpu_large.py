@@ -119,7 +119,7 @@ def last_of_each(count: int, arguments: int) -> Callable[[Arguments], Arguments]
 LARGE_CASES = [
     LargeCase("box_iou", all_pairs, last_of_each(3, 1), last_rows, 10),
     LargeCase("complete_box_iou", all_pairs, last_of_each(3, 1), last_rows, 10),
-    LargeCase("generalized_box_iou_loss", pairs, last_of_each(1000, 2), last_rows, 20),
+    LargeCase("generalized_box_iou_loss", pairs, last_of_each(1000, 2), last_rows, 32),
     LargeCase("sigmoid_focal_loss", logits, last_of_each(1000, 2), last_rows, 20),
     LargeCase(
         "softmax_focal_loss", lambda *a: (*logits(*a), 2.0, 0.25, None, "none"), last_of_each(1000, 2), last_rows, 20
@@ -132,7 +132,7 @@ LARGE_CASES = [
     LargeCase("tree_softmax", tree, last_of_each(3, 1), last_rows, 20),
     LargeCase("tree_probabilities", tree, last_of_each(3, 1), last_rows, 20),
     LargeCase("tree_predict", tree, last_of_each(3, 1), last_rows, 10),
-    LargeCase("match_cells", yolo_cells, last_of_each(1, 3), rows_of_cells, 12),
+    LargeCase("match_cells", yolo_cells, last_of_each(1, 3), rows_of_cells, 20),
     LargeCase("match_anchors", many_anchors, last_of_each(1000, 1), last_rows, 1),
 ]
 

@@ -60,6 +60,7 @@ def test_strided(case: OpCase) -> None:
 
 @each_case
 def test_messages(case: OpCase) -> None:
+    needs_kernel(case.name)
     check_messages(case, DEVICE)
 
 

@@ -68,7 +68,7 @@ def test_races_leave_out_who_is_wrong(benchmark_module: ModuleType) -> None:
 
 
 def test_aims_are_judged(benchmark_module: ModuleType) -> None:
-    medians = {"pydet": 2e-4, "pydet, graph replay": 5e-5, "torchvision": 3e-4}
+    medians = {"pydet": 2e-4, "pydet, graph replay": 5e-5, "pydet, Triton": 1e-6, "torchvision": 3e-4}
     judged = benchmark_module.judged({"percent": 85, "seconds": 6e-5, "torchvision": 10}, 84.0, medians)
     assert [aim["met"] for aim in judged.values()] == [False, True, False]
     assert judged["torchvision"]["reached"] == pytest.approx(6)
@@ -95,6 +95,29 @@ REPORT = """\
 @pytest.mark.parametrize(("kernel", "ours"), [("void pydet::<unnamed>::nms_kernel", 1), ("void at::native::sort", 0)])
 def test_sanitizer_reports(gpu_script: ModuleType, kernel: str, ours: int) -> None:
     assert len(gpu_script.complaints(REPORT.format(kernel=kernel))) == ours
+
+
+@pytest.mark.parametrize(
+    ("status", "report", "good", "said"),
+    [
+        (0, "nms\n========= ERROR SUMMARY: 0 errors\n", True, "nothing found"),
+        (0, "nms\n========= RACECHECK SUMMARY: 0 hazards displayed (0 errors, 0 warnings)\n", True, "nothing found"),
+        (
+            0,
+            REPORT.format(kernel="void pydet::<unnamed>::nms_kernel"),
+            False,
+            "1 complaints, the first: =========     at",
+        ),
+        (0, REPORT.format(kernel="void at::native::sort"), True, "nothing found"),
+        (1, "Traceback (most recent call last):\nKeyError\n========= ERROR SUMMARY: 0 errors\n", False, "KeyError"),
+        (1, "========= ERROR SUMMARY: 0 errors\n", None, "did not run to its end (exit 1)"),
+        (124, "box_iou\nnms\n", None, "did not run to its end (exit 124): box_iou / nms"),
+    ],
+)
+def test_sanitizer_is_judged(gpu_script: ModuleType, status: int, report: str, good: bool | None, said: str) -> None:
+    found, words = gpu_script.verdict(status, report)
+    assert found is good
+    assert said in words
 
 
 def test_make_gpu_says_what_is_missing() -> None:

@@ -12,6 +12,7 @@ import pytest
 import torch
 from gpu_large import LARGE_CASES, LargeCase, check_large
 from op_cases import OP_CASES, OpCase
+from op_checks import inputs_of
 
 CHECKS = {
     "equals_reference": lambda case: gpu_checks.check_equals_reference(case, case.gpu_sizes[2], torch.float16, "cpu"),
@@ -72,6 +73,18 @@ def test_fail_for_a_wrong_operator(name: str, wrong: Callable[[OpCase], Any]) ->
     case = WrongCase(**{field.name: getattr(good, field.name) for field in dataclasses.fields(good)})
     with pytest.raises(AssertionError):
         CHECKS[name](case)
+
+
+@pytest.mark.parametrize("case", OP_CASES, ids=lambda case: case.name)
+def test_inputs_of_every_size_can_be_made(case: OpCase) -> None:
+    for size in case.gpu_sizes:
+        assert inputs_of(case, size, torch.float32)
+
+
+def test_triton_serves_families_too() -> None:
+    if gpu_checks.triton_launcher("box_iou") is not None:
+        assert gpu_checks.triton_launcher("generalized_box_iou") is not None
+    assert gpu_checks.triton_launcher("soft_nms") is None
 
 
 @pytest.mark.parametrize("case", LARGE_CASES, ids=lambda case: case.name)

@@ -10,6 +10,9 @@ from torch import Tensor
 
 from pydet import models
 from pydet.models import SSD, DetectionModel, RetinaNet
+from pydet.models.darknet.sections import convolution, net
+from pydet.models.yolov2 import head
+from pydet.wordtree import WordTree
 
 NAMES = ["__background__", "a", "b"]
 
@@ -26,9 +29,17 @@ def retinanet() -> RetinaNet:
     return network
 
 
+def yolo9000() -> DetectionModel:
+    """Three nodes: two roots, one of them with a child."""
+    sections = [net((64, 96)), convolution(8, 3, 32), *head(3, ((1, 1), (2, 1)), 1, ".2")]
+    sections[-1].options["tree"] = "its own"
+    return models.Darknet(sections, class_names=NAMES, tree=WordTree(("a", "b", "c"), (-1, -1, 0)))
+
+
 NETWORKS = {
     "yolov1-tiny": lambda: models.MODELS["yolov1-tiny"].build(NAMES),
     "yolov2-tiny": lambda: yolo("yolov2-tiny"),
+    "yolo9000": yolo9000,
     "yolov3-tiny": lambda: yolo("yolov3-tiny"),
     "ssd300": lambda: SSD(NAMES),
     "retinanet": retinanet,

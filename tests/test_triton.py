@@ -213,26 +213,39 @@ def test_interpreter() -> None:
     assert f"{len(INPUTS) * len(SIZES) * 4 + 1} passed" in process.stdout
 
 
+def compiled_kernel(name: str, pointer: str, architecture: int, sizes_of_one: bool = False) -> Any:
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    signature, constants = SIGNATURES[name](pointer)
+    if sizes_of_one:
+        constants = {**constants, **{size: 1 for size, kind in signature.items() if kind in ("i32", "i64")}}
+        signature = {argument: kind for argument, kind in signature.items() if argument not in constants}
+    name = name.split(".")[0]
+    module = importlib.import_module(f"pydet.triton_kernels.{files_of_kernels()[name]}")
+    kernel = getattr(module, f"{name}_kernel")
+    kinds = {**signature, **dict.fromkeys(constants, "constexpr")}
+    assert set(kinds) == set(kernel.arg_names)
+    source = ASTSource(fn=kernel, signature={name: kinds[name] for name in kernel.arg_names}, constexprs=constants)
+    return triton.compile(source, target=GPUTarget("cuda", architecture, 32), options={"enable_fp_fusion": False})
+
+
 @pytest.mark.skipif(INTERPRETED, reason="compiles")
 @pytest.mark.parametrize("architecture", [80, 90])
 @pytest.mark.parametrize("pointer", POINTERS)
 @pytest.mark.parametrize("name", SIGNATURES)
 def test_compiles_without_a_gpu(name: str, pointer: str, architecture: int) -> None:
-    from triton.backends.compiler import GPUTarget
-    from triton.compiler import ASTSource
-
-    signature, constants = SIGNATURES[name](pointer)
-    name = name.split(".")[0]
-    module = importlib.import_module(f"pydet.triton_kernels.{files_of_kernels()[name]}")
-    kernel = getattr(module, f"{name}_kernel")
-    assert [*signature, *constants] == kernel.arg_names
-    source = ASTSource(
-        fn=kernel, signature={**signature, **dict.fromkeys(constants, "constexpr")}, constexprs=constants
-    )
-    compiled = triton.compile(source, target=GPUTarget("cuda", architecture, 32), options={"enable_fp_fusion": False})
+    compiled = compiled_kernel(name, pointer, architecture)
     assert compiled.asm["cubin"][:4] == b"\x7fELF"
     assert f".target sm_{architecture}" in compiled.asm["ptx"]
     assert "fma.rn.f32" not in compiled.asm["ptx"] or name.startswith("yolo")
+
+
+@pytest.mark.skipif(INTERPRETED, reason="compiles")
+@pytest.mark.parametrize("name", SIGNATURES)
+def test_compiles_where_sizes_are_one(name: str) -> None:
+    """Of a size of 1 Triton makes a constant, a Python number in the kernel: not every expression takes one."""
+    assert compiled_kernel(name, "*fp32", 90, sizes_of_one=True).asm["cubin"][:4] == b"\x7fELF"
 
 
 CELLS = (torch.zeros(1, 12, 4), torch.zeros(1, 4), torch.tensor([1]))

@@ -10,8 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from pydet import models, ops
-from pydet.models import MODELS
-from pydet.models import packed
+from pydet.models import MODELS, packed
 from pydet.models.darknet import CfgError, Darknet, Section, read_cfg
 from pydet.models.packed import PackedWeight
 

@@ -4,6 +4,8 @@ So a box is kept once all better boxes that overlap it enough are suppressed, wh
 TILE boxes while others do the same. Boxes are sorted so that a tile has neighbours of one size, and tiles are compared
 only where their bounds allow an IoU above the threshold. A few launches decide nearly everything; in the last one a
 single program goes on until nothing is left: of the boxes that are left, the best can be decided.
+
+How many boxes there are is another number in each call: nothing is compiled anew for it.
 """
 
 from __future__ import annotations
@@ -37,7 +39,7 @@ def can_overlap(x1, y1, x2, y2, area):  # type: ignore[no-untyped-def]
     return (x2 > x1) & (y2 > y1) & (area > 0) & (area < float("inf"))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n"])
 def nms_keys_kernel(boxes, order, keys, n, COMPUTE: tl.constexpr, TILE: tl.constexpr):  # type: ignore[no-untyped-def]
     """Keys [n], by rank, that put boxes beside those they overlap: by size, then along a Z curve of the centres.
 
@@ -54,7 +56,7 @@ def nms_keys_kernel(boxes, order, keys, n, COMPUTE: tl.constexpr, TILE: tl.const
     tl.store(keys + rank, tl.where(can_overlap(x1, y1, x2, y2, area), key, 1 << 62), mask=rank < n)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n", "tiles"])
 def nms_bounds_kernel(  # type: ignore[no-untyped-def]
     boxes,  # [n, 4]
     order,  # [n] index by rank
@@ -158,7 +160,7 @@ def decide_tile(  # type: ignore[no-untyped-def]
     return tl.sum((state == 0).to(tl.int32))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n", "tiles", "launch"])
 def nms_kernel(  # type: ignore[no-untyped-def]
     corners,  # [4, n] by place
     ranks,  # [n] by place

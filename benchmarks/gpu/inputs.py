@@ -155,3 +155,20 @@ def tree_logits(layout: str, scale: float, device: str) -> Arguments:
 def tree_conditional(scale: float, device: str) -> Arguments:
     logits, parents = tree_logits("rows", scale, device)
     return ops.tree_softmax(3 * logits, parents), parents, 0.1
+
+
+def losses_of_anchors(images: int, anchors: int, scale: float, device: str) -> Arguments:
+    anchors = scaled(anchors, scale)
+    loss = torch.rand(images, anchors, device=device).log().neg()
+    return loss, torch.rand(images, anchors, device=device) < 0.005
+
+
+def two_sorts(loss: Tensor, positive: Tensor) -> Tensor:
+    """As torchvision's SSD.compute_loss does it."""
+    order = loss.masked_fill(positive, -torch.inf).sort(1, descending=True)[1]
+    return order.sort(1)[1] < 3 * positive.sum(1, keepdim=True)
+
+
+def as_many(ours: Any, theirs: Any) -> bool:
+    """The same but for what is equal: sorts that are not stable decide that otherwise."""
+    return torch.equal(ours.sum(1), theirs.sum(1)) and (ours != theirs).sum().item() <= ours.numel() / 1000

@@ -233,4 +233,15 @@ WORKLOADS = [
         equal=close,
         graph=True,
     ),
+    *(
+        Workload(
+            name=f"hard_negative_mining {images} x {anchors:,}",
+            operator="hard_negative_mining",
+            make_inputs=functools.partial(inputs.losses_of_anchors, images, anchors),
+            peer=lambda torchvision: inputs.two_sorts,
+            equal=inputs.as_many,
+            graph=True,
+        )
+        for images, anchors in ((32, 8732), (8, 120_000))
+    ),
 ]

@@ -23,7 +23,7 @@ __global__ void __launch_bounds__(kBlock)
     const unsigned rank = first + threadIdx.x;
     const bool keeps = rank < n && boxes.states[rank] == kKept;
     unsigned here = 0;
-    const unsigned slot = kept + sum_before(keeps, here);
+    const unsigned slot = kept + sum_before<unsigned>(keeps, here);
     if (keeps && slot < most) {
       const unsigned index = order[image * s.capacity + rank];
       const int64_t at = image * s.kept.most + slot;

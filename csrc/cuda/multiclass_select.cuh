@@ -10,6 +10,7 @@
 // others; if they have not filled the output, another round takes the best of what they leave over.
 #pragma once
 
+#include "block_sum.cuh"
 #include "multiclass_scores.cuh"
 
 namespace pydet {
@@ -81,27 +82,6 @@ struct Selection {
     });
   }
 };
-
-// Sum of what the threads before this one have; `total` is that of the block.
-__device__ inline unsigned sum_before(unsigned value, unsigned& total) {
-  __shared__ unsigned of_warps[32];
-  const unsigned lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-  unsigned sum = value;
-  for (unsigned delta = 1; delta < 32; delta *= 2) {
-    const unsigned left = __shfl_up_sync(kAll, sum, delta);
-    if (lane >= delta) sum += left;
-  }
-  if (lane == 31) of_warps[warp] = sum;
-  __syncthreads();
-  sum -= value;
-  total = 0;
-  for (unsigned w = 0; w < blockDim.x / 32; ++w) {
-    if (w < warp) sum += of_warps[w];
-    total += of_warps[w];
-  }
-  __syncthreads();
-  return sum;
-}
 
 // The last block of an image: where the wanted number is reached. Clears the bins.
 template <typename P>

@@ -178,8 +178,8 @@ class RetinaNet(DetectionModel):
         bound = -math.inf if score_threshold <= 0 else bound
         boxes, scores, start = [], [], 0
         for level in anchors:
-            rows = slice(start, start + len(level))
-            start += len(level)
+            rows = slice(start, start + level.shape[0])
+            start += level.shape[0]
             found = self._best_of_level(codes[:, rows], logits[:, rows], level, bound)
             boxes.append(found[0])
             scores.append(found[1])
@@ -189,9 +189,9 @@ class RetinaNet(DetectionModel):
 
     def _best_of_level(self, codes: Tensor, logits: Tensor, anchors: Tensor, bound: float) -> tuple[Tensor, Tensor]:
         """Boxes [B, K, 4] and scores [B, K, C], of which one in each row is not 0."""
-        k = min(self.level_top_k, anchors.shape[0] * logits.shape[2])
-        _, best, labels, rows, _ = ops.multiclass_nms(codes, logits, bound, NO_SUPPRESSION, k)
-        found = ops.decode_boxes(codes.take_along_dim(rows[..., None], dim=1), anchors[rows], BOX_WEIGHTS)
+        _, best, labels, rows, _ = ops.multiclass_nms(codes, logits, bound, NO_SUPPRESSION, self.level_top_k)
+        chosen = codes.gather(1, rows[..., None].expand(-1, -1, 4))
+        found = ops.decode_boxes(chosen, anchors[rows], BOX_WEIGHTS)
         probability = torch.where(labels >= 0, best.sigmoid(), 0.0)
         scores = logits.new_zeros(*rows.shape, logits.shape[2])
         return found, scores.scatter(2, labels.clamp(min=0)[..., None], probability[..., None])

@@ -191,5 +191,5 @@ class SSD(DetectionModel):
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         # The best 400 boxes of each class go on, as in the paper's code: [B, K, C], each with a box of its own.
         scores, rows = scores.topk(min(self.class_top_k, scores.shape[1]), dim=1)
-        images = torch.arange(len(boxes), device=boxes.device)[:, None, None]
+        images = torch.arange(boxes.shape[0], device=boxes.device)[:, None, None]
         return super().select(boxes[images, rows], scores, score_threshold, iou_threshold)

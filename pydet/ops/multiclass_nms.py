@@ -37,7 +37,7 @@ def multiclass_nms(
         max_per_image: at least 1; the size K of the results.
         pre_nms_top_k: at least 1; how many scores of an image enter the NMS. None: all. On CUDA the workspace grows
             with it, by about 200 bytes a score; without it the scores are taken in rounds until the results are full,
-            in less than 1 MB an image unless max_per_image is above 2,000.
+            in about 1 MB an image, more where max_per_image is above 2,000.
         class_agnostic: boxes of different classes suppress each other too.
         multi_label: False: each row only competes with its best class, the first of equal ones.
 
@@ -87,6 +87,16 @@ def _setup_context(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
     ctx.save_for_backward(labels, rows)
 
 
+def _add_rows(to: Tensor, index: Tensor, values: Tensor) -> Tensor:
+    """Adds values [B, K, 4] to the rows index [B, K] of [B, N, 4]; a row that is there several times has its sum always
+    in the same order: on CUDA scatter_add has not, on the CPU index_put has not.
+    """
+    if to.is_cuda:
+        image = torch.arange(to.shape[0], device=to.device)[:, None].expand_as(index)
+        return to.index_put((image, index), values, accumulate=True)
+    return to.scatter_add(1, index[:, :, None].expand(-1, -1, 4), values)
+
+
 def _backward(ctx, grad_boxes: Tensor, grad_scores: Tensor, *_: Tensor):  # type: ignore[no-untyped-def]
     labels, rows = ctx.saved_tensors
     boxes_shape, scores_shape = ctx.shapes
@@ -103,8 +113,7 @@ def _backward(ctx, grad_boxes: Tensor, grad_scores: Tensor, *_: Tensor):  # type
         count = n if len(boxes_shape) == 3 else n * classes
         of_boxes = grad_boxes.new_zeros(batch, count, 4)
         if count:
-            index = source[:, :, None].expand(-1, -1, 4)
-            of_boxes = of_boxes.scatter_add(1, index, grad_boxes * found[:, :, None])
+            of_boxes = _add_rows(of_boxes, source, grad_boxes * found[:, :, None])
         of_boxes = of_boxes.reshape(boxes_shape)
     return of_boxes, of_scores, None, None, None, None, None, None
 

@@ -17,8 +17,8 @@ def decode_boxes(
 ) -> Tensor:
     """Boxes that the codes [..., N, 4 * K] mean, seen from `boxes` [..., N, 4] -> [..., N, 4 * K] xyxy."""
     dtype = compute_dtype(rel_codes, boxes)
-    weight = torch.tensor(weights or [1.0] * 4, dtype=dtype, device=boxes.device)
-    codes = rel_codes.to(dtype).unflatten(-1, (rel_codes.shape[-1] // 4, 4)) / weight
+    codes = rel_codes.to(dtype).unflatten(-1, (rel_codes.shape[-1] // 4, 4)).unbind(-1)
+    codes = torch.stack([code / weight for code, weight in zip(codes, weights or [1.0] * 4, strict=True)], dim=-1)
     centre, size = (t[..., None, :] for t in centre_and_size(boxes.to(dtype)))
     middle = codes[..., :2] * size + centre
     half = 0.5 * (torch.exp(codes[..., 2:].clamp(max=bbox_xform_clip)) * size)

@@ -43,6 +43,11 @@ def inputs(n: int, dtype: torch.dtype) -> list[tuple[Any, ...]]:
         counts = torch.tensor([n, 0, 3 * n, n])
         own = torch.stack([on_a_grid(17 * n, generator, image // 2) for image in range(4)]).to(dtype)
         found.append((own, truths.to(dtype), counts.int(), 0.3, -1.0, mode))
+    if n == 7:  # anchors about a warp and a block, ground truths about a tile
+        for count, objects in ((63, 255), (64, 256), (65, 257), (513, 300)):
+            anchors, truths = on_a_grid(count, generator, 3), on_a_grid(objects, generator, 0)
+            mode = ("ssd", "retinanet", "threshold")[objects % 3]
+            found.append((anchors.to(dtype), truths.to(dtype), None, 0.5, 0.3, mode))
     # The first forces an anchor that the second overlaps more, and whose own best is the other anchor.
     taken = torch.tensor([(0, 0, 10, 14), (0, 0, 10, 16.0)]), torch.tensor([(0, 0, 10, 10), (0, 0, 10, 16.0)])
     found.append((taken[0].to(dtype), taken[1].to(dtype), None, 0.5, None, "ssd"))

@@ -25,4 +25,8 @@ def inputs(n: int, dtype: torch.dtype) -> list[tuple[Any, ...]]:
             (*shared, "shape", None, None, None),
             (*shared, "overlap", None, None, 0.7),
         ]
+    if n == 7:  # ground truths about a tile
+        truths, counts = on_a_grid(513, generator, 4).to(dtype), torch.tensor([255, 0, 257, 1])
+        predictions = torch.stack([on_a_grid(2 * 8 * 7, generator, 4) for _ in counts]).to(dtype)
+        found.append((predictions, truths, counts, (7, 8), (200, 300), "shape", priors[:2].to(dtype), None, 0.3))
     return found

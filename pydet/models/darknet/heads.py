@@ -201,7 +201,13 @@ class Region(Head):
     def decode(self, raw: Tensor, image_size: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
         if self.anchors.device != raw.device:
             self.anchors = self.anchors.to(raw.device)
-        return ops.yolo_decode(raw, self.anchors, image_size, self.classes, anchors_in_cells=True)
+        if self.tree is None:
+            return ops.yolo_decode(raw, self.anchors, image_size, self.classes, anchors_in_cells=True)
+        # The nodes are thousands, and few boxes hold anything: their logits stay where they are, seen as rows.
+        by_anchor = raw.unflatten(1, (self.anchors.shape[0], 5 + self.num_classes))
+        first = by_anchor[:, :, :6].flatten(1, 2)
+        boxes, objectness, _ = ops.yolo_decode(first, self.anchors, image_size, self.classes, anchors_in_cells=True)
+        return boxes, objectness, by_anchor[:, :, 5:].permute(0, 3, 4, 1, 2).flatten(1, 3)
 
 
 class Grid(Head):

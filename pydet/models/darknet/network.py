@@ -176,6 +176,8 @@ class Darknet(DetectionModel):
             the logits of its nodes instead of scores.
         """
         decoded = [head.decode(raw, self.image_size) for head, raw in zip(self.heads, features, strict=True)]
+        if len(decoded) == 1:
+            return decoded[0]
         boxes, objectness, scores = (torch.cat(parts, dim=1) for parts in zip(*decoded, strict=True))
         return boxes, objectness, scores
 

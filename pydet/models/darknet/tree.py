@@ -10,6 +10,9 @@ from torch import Tensor
 from pydet import ops
 from pydet.wordtree import WordTree
 
+ROWS_IN_CACHE = 32
+"""Boxes that are looked at together on the CPU: their nodes, 9,418 in YOLO9000, stay in a cache of 2 MB."""
+
 
 @dataclass
 class TreeWalk:
@@ -39,13 +42,40 @@ class TreeWalk:
         most: int,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """As `DetectionModel.select`. Only boxes with enough objectness are looked at: the nodes are many."""
+        if torch.compiler.is_compiling():  # all of them, so that no shape depends on a value
+            scores = self.scores(objectness.float(), logits.float(), tree)
+            boxes, scores, labels, _, count = ops.multiclass_nms(
+                boxes.float(), scores, score_threshold, iou_threshold, most
+            )
+            return boxes, scores, labels, count
         images, rows = torch.nonzero(objectness > score_threshold, as_tuple=True)
-        conditional = ops.tree_softmax(logits[images, rows].float(), tree.tensor(logits.device))
-        picks, labels, scores = self.classify(objectness[images, rows].float(), conditional, tree, score_threshold)
+        at_a_time = ROWS_IN_CACHE if logits.device.type == "cpu" else len(rows)
+        parts = []
+        for start in range(0, max(len(rows), 1), max(at_a_time, 1)):
+            some = images[start : start + at_a_time], rows[start : start + at_a_time]
+            conditional = ops.tree_softmax(logits[some].float(), tree.tensor(logits.device))
+            found_here = self.classify(objectness[some].float(), conditional, tree, score_threshold)
+            parts.append((found_here[0] + start, *found_here[1:]))
+        picks, labels, scores = (torch.cat(part) for part in zip(*parts, strict=True))
         images, rows = images[picks], rows[picks]
         found = boxes[images, rows].float()
         keep = ops.batched_nms(found, scores, images * len(tree) + labels, iou_threshold)
         return _padded(found[keep], scores[keep], labels[keep], images[keep], len(boxes), most)
+
+    def scores(self, objectness: Tensor, logits: Tensor, tree: WordTree) -> Tensor:
+        """The scores [B, N, C] of all boxes: of all nodes, one of which is not 0 in a row, or of the chosen nodes."""
+        parents = tree.tensor(logits.device)
+        conditional = ops.tree_softmax(logits, parents)
+        if self.nodes is not None:
+            return ops.tree_probabilities(conditional, parents)[..., self.nodes] * objectness[..., None]
+        return self.one_score(
+            objectness, conditional, *ops.tree_predict(conditional, parents, self.threshold, self.rule)
+        )
+
+    def one_score(self, objectness: Tensor, conditional: Tensor, labels: Tensor, probability: Tensor) -> Tensor:
+        """A row of scores for each box: 0 for all nodes but the one where its walk ended."""
+        score = objectness * probability if self.rule == "absolute" else objectness
+        return torch.zeros_like(conditional).scatter(2, labels[..., None], score[..., None])
 
     def classify(
         self, objectness: Tensor, conditional: Tensor, tree: WordTree, score_threshold: float

@@ -1,0 +1,111 @@
+"""Networks in half precision: when they may be had, and that boxes stay whole in them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+import pydet
+from pydet import cli, models
+from pydet.models import packed, precision
+from pydet.models.packed import PackedConv2d, PackedWeight
+from pydet.models.retinanet import RetinaNet
+from pydet.models.ssd import SSD
+
+DOG = Path(__file__).parent.parent / "pydet" / "assets" / "dog.jpg"
+bfloat16_here = pytest.mark.skipif(not packed.computes_in(torch.bfloat16), reason="a CPU without bfloat16")
+
+
+@pytest.fixture
+def without_half(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An older processor."""
+    monkeypatch.setattr(precision, "computes_in", lambda dtype: dtype == torch.float32)
+
+
+@bfloat16_here
+def test_bfloat16_finds_the_same() -> None:
+    whole, half = (pydet.load("yolov3-tiny", precision=name).detect(DOG, threshold=0.4) for name in ("f32", "bf16"))
+    assert len(whole) == len(set(whole.names)) == len(half) == 4
+    assert not torch.equal(half.scores.sort()[0], whole.scores.sort()[0])
+    expected = {found.name: found for found in whole}
+    for found in half:
+        assert found.score == pytest.approx(expected[found.name].score, abs=0.03)
+        assert found.box == pytest.approx(expected[found.name].box, abs=4)
+
+
+@bfloat16_here
+def test_auto_is_bfloat16_only_for_what_was_measured(tmp_path: Path) -> None:
+    assert next(models.load("yolov3-tiny", precision="auto").parameters()).dtype == torch.bfloat16
+    own = models.MODELS["yolov3-tiny"].build()
+    models.save_checkpoint(own, tmp_path / "own.safetensors")
+    loaded = models.load("yolov3-tiny", weights=tmp_path / "own.safetensors", precision="auto")
+    assert next(loaded.parameters()).dtype == torch.float32
+    assert precision.dtype_of("auto", "cpu", "yolov3") == torch.float32
+    assert precision.dtype_of("auto", "meta", "yolov3-tiny") == torch.float32
+
+
+@pytest.mark.usefixtures("without_half")
+def test_what_the_processor_lacks_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(ValueError, match=r"precision 'bf16': this processor cannot compute in it \(x86: AVX512-BF16"):
+        models.load("yolov3-tiny", precision="bf16")
+    with pytest.raises(ValueError, match=r"precision 'fp16': this processor cannot compute in it .*; use f32"):
+        models.load("yolov3-tiny", precision="fp16")
+    assert next(models.load("yolov3-tiny", precision="auto").parameters()).dtype == torch.float32
+    assert cli.main(["detect", str(DOG), "--precision", "bf16", "--no-pictures"]) == 2
+    assert "this processor cannot compute in it" in capsys.readouterr().err
+
+
+def test_unknown_precisions_are_refused() -> None:
+    with pytest.raises(ValueError, match="load: precision must be one of auto, f32, bf16, fp16, got 'int8'"):
+        models.load("yolov3-tiny", precision="int8")
+
+
+@pytest.mark.parametrize("make", [lambda: SSD(["background", "a"]), lambda: RetinaNet(["a"], width=16)])
+@torch.inference_mode()
+def test_boxes_stay_whole_in_half_a_network(make) -> None:  # type: ignore[no-untyped-def]
+    """Default boxes and limits such as 1,333 pixels are no numbers of bfloat16."""
+    torch.manual_seed(0)
+    network = make().eval()
+    network.max_detections = 50
+    picture = torch.rand(3, 301, 517)
+    whole = network([picture], score_threshold=0.0)[0]["boxes"]
+    half = network.to(torch.bfloat16)([picture], score_threshold=0.0)[0]["boxes"]
+    assert half.dtype == torch.float32
+    assert whole.shape == half.shape
+    assert not torch.equal(half, half.to(torch.bfloat16).float())
+    if isinstance(network, SSD):
+        assert network.boxes.dtype == torch.float32
+
+
+@pytest.mark.skipif(not packed.available(), reason="only on x86 with oneDNN")
+@pytest.mark.parametrize("dtype", [d for d in packed.DTYPES if packed.computes_in(d)], ids=str)
+@torch.inference_mode()
+def test_sum_and_relu_in_one_pass(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    conv = torch.nn.Conv2d(32, 48, 3, padding=1).to(dtype)
+    x, onto = (torch.randn(2, c, 9, 7).to(dtype).contiguous(memory_format=torch.channels_last) for c in (32, 48))
+    exact = (conv.double()(x.double()) + onto.double()).relu()
+    conv.to(dtype)
+    address = onto.data_ptr()
+    found = PackedConv2d(conv, relu=True).add_to(onto, x)
+    assert found.data_ptr() == address
+    tolerance = max(4 * torch.finfo(dtype).eps, 1e-5)
+    torch.testing.assert_close(found.double(), exact, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.skipif(not packed.available(), reason="only on x86 with oneDNN")
+@torch.inference_mode()
+def test_layouts_are_kept_for_so_many_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = []
+    reorder = torch.ops.mkldnn._reorder_convolution_weight
+    monkeypatch.setattr(
+        torch.ops.mkldnn, "_reorder_convolution_weight", lambda *a: made.append(a[-1][2:]) or reorder(*a)
+    )
+    conv, weight = torch.nn.Conv2d(8, 8, 3, padding=1), PackedWeight(most_sizes=2)
+    for side in (4, 6, 4, 6, 8, 8):
+        x = torch.randn(1, 8, side, side)
+        found = weight.convolve(conv, "linear", x)
+        torch.testing.assert_close(found, conv(x), rtol=1e-4, atol=1e-5)
+    assert made == [[4, 4], [6, 6], [8, 8]]
