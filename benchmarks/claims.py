@@ -32,6 +32,8 @@ TIMES_AS_FAST = [
     (FOCAL_GRADIENT, "pydet", "torchvision", 25),
     (FOCAL_GRADIENT, "pydet, integer classes", "pydet", 1),
     ("test_multiclass_nms[8-25200-80-all]", "pydet", "torchvision", 15),
+    ("test_retinanet_loss[l1]", "pydet", "torchvision", 10),
+    ("test_retinanet_loss[giou]", "pydet", "torchvision", 10),
 ]
 SECONDS = [("test_nms[clustered-10]", 5e-6), (MILLION, 2.0)]
 EXTRA_BYTES = [(MILLION, 200e6), (MATCHING, 4e6), (MATCHING_MANY, 4e6)]

@@ -122,7 +122,8 @@ def test_a_batch_without_objects(name: str) -> None:
 
 @pytest.mark.parametrize("name", LOSSES)
 def test_half_precision_is_computed_in_single(name: str) -> None:
-    terms, found = gradient(name, targets_of(name), torch.bfloat16)
+    with torch.autocast("cpu", torch.bfloat16):
+        terms, found = gradient(name, targets_of(name), torch.bfloat16)
     expected, wanted = gradient(name, targets_of(name))
     assert found.dtype == torch.bfloat16
     for key, term in terms.items():
@@ -233,10 +234,11 @@ def test_another_size_of_the_batch() -> None:
     targets = Targets(torch.tensor([[3.0, 5, 50, 120]]), torch.tensor([1]), torch.tensor([1, 0]))
     terms = model(x, targets)
     raw = model.forward_heads(x)
-    again = model.loss(raw, targets, (128, 64))
+    again = model.loss(raw, targets)
     for name, term in terms.items():
         torch.testing.assert_close(again[name], term)
     assert terms["box"] > 0
+    assert [head.input_size(maps) for head, maps in zip(model.heads, raw, strict=True)] == [(128, 64)] * 2
 
 
 def test_what_the_original_has_and_we_do_not_is_refused() -> None:

@@ -88,7 +88,7 @@ def test_gradients_are_darknets(name: str, dtype: torch.dtype, tmp_path: Path) -
     assert layers
     for index, raw in layers:
         raw.requires_grad_()
-        terms = network.layers[index].loss(raw, targets, network.image_size, int(recording["seen"]))
+        terms = network.layers[index].loss(raw, targets, int(recording["seen"]))
         (sum(terms.values()) * len(raw)).backward()
         wanted = -torch.from_numpy(recording[f"delta_logit{index}"])
         assert wanted.abs().max() > 0.1

@@ -48,12 +48,11 @@ def retinanet_loss(
     matches = ops.match_anchors(anchors, targets.boxes, targets.counts)
     positive = matches >= 0
     matched = positive.sum(1).clamp(min=1)
-    rows = targets.rows(matches)
-    boxes, labels = targets.with_none()
+    boxes, labels = targets.matched(matches)
     background = torch.where(matches == -1, logits.shape[2], IGNORED)
-    classes = torch.where(positive, labels[rows], background)
+    classes = torch.where(positive, labels, background)
     focal = ops.sigmoid_focal_loss(logits, classes, alpha, gamma).sum((1, 2))
-    distance = _box_distance(codes, anchors, boxes[rows], box_weights, box_loss)
+    distance = _box_distance(codes, anchors, boxes, box_weights, box_loss)
     distance = torch.where(positive, distance, 0).sum(1)
     return {
         "classification": (focal / matched).mean(),

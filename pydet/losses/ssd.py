@@ -43,13 +43,11 @@ def ssd_loss(
     """
     matches = ops.match_anchors(default_boxes, targets.boxes, targets.counts, iou_threshold, mode="ssd")
     positive = matches >= 0
-    rows = targets.rows(matches)
-    boxes, labels = targets.with_none()
-    wanted = ops.encode_boxes(boxes[rows], default_boxes, box_weights).to(codes.dtype)
+    boxes, classes = targets.matched(matches)  # the class of no object is 0, the background
+    wanted = ops.encode_boxes(boxes, default_boxes, box_weights).to(codes.dtype)
     distance = F.smooth_l1_loss(widened(codes), widened(wanted), reduction="none").sum(-1)
     matched = positive.sum().clamp(min=1)
 
-    classes = labels[rows]  # that of no object is 0, the background
     entropy = ops.softmax_focal_loss(logits.flatten(0, 1), classes.flatten(), *CROSS_ENTROPY, None, "none")
     entropy = entropy.view_as(classes)
     foreground = classes > 0

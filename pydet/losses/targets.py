@@ -76,6 +76,12 @@ class Targets(NamedTuple):
         """From [B, N] as `match_anchors` gives it to rows of `with_none`: G where there is no match."""
         return torch.where(matches >= 0, matches + self.starts()[:, None], self.boxes.shape[0])
 
+    def matched(self, matches: Tensor) -> tuple[Tensor, Tensor]:
+        """Boxes [B, N, 4] and labels [B, N] that [B, N] as `match_anchors` gives it means; any box and 0 for none."""
+        rows = self.rows(matches).flatten()
+        boxes, labels = (t.index_select(0, rows) for t in self.with_none())  # three times as fast as t[rows]
+        return boxes.view(*matches.shape, 4), labels.view(matches.shape)
+
 
 def _check_image(image: int, boxes: Tensor, labels: Tensor, num_classes: int) -> None:
     if boxes.dim() != 2 or boxes.shape[1] != 4 or not boxes.is_floating_point():

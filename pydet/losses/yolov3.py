@@ -13,7 +13,6 @@ from pydet.losses.cells import (
     Assigned,
     Grid,
     assigned,
-    binary_classes,
     by_cell,
     joined_classes,
     predicted_boxes,
@@ -77,22 +76,19 @@ def yolov3_loss(
         )
     found = assigned(cells, grid, targets, matches, predictors)
     classes = joined_classes(found, targets.labels)
+    kind = FOCAL if focal else CROSS_ENTROPY
     terms = {"box": box_loss(found.values, found.box_targets, found.box_weights).sum()}
     positive = matches >= 0
     if truth_threshold < 1:
         overlapping = ops.match_anchors(boxes, targets.boxes, targets.counts, truth_threshold, mode="threshold")
         positive = positive | (overlapping >= 0)
-        more, classes = _overlapping_too(cells, grid, targets, found, classes, overlapping, matches, predictors)
-    alpha, gamma = FOCAL if focal else CROSS_ENTROPY
+        more, classes = _overlapping_too(cells, grid, targets, found, classes, overlapping, matches, predictors, kind)
     # One column, whose class is 0 for an object and 1, the background, for none.
     wanted = torch.where(positive, 0, torch.where(matches == -1, 1, NEITHER))
     objectness = widened(cells[..., 4]).reshape(*matches.shape, 1)
-    terms["objectness"] = ops.sigmoid_focal_loss(objectness, wanted, alpha, gamma, "sum")
-    if focal:
-        each = ops.sigmoid_focal_loss(found.values[:, 5:].contiguous(), classes, alpha, gamma)
-        terms["classes"] = torch.where(found.owns, each.sum(1), 0).sum()
-    else:
-        terms["classes"] = binary_classes(found, classes).sum()
+    terms["objectness"] = ops.sigmoid_focal_loss(objectness, wanted, *kind, "sum")
+    of_classes = ops.sigmoid_focal_loss(found.values[:, 5:].contiguous(), classes, *kind)
+    terms["classes"] = torch.where(found.owns, of_classes.sum(1), 0).sum()
     if truth_threshold < 1:
         terms = {name: term + more[name] if name in more else term for name, term in terms.items()}
     return {name: term / len(targets.counts) for name, term in terms.items()}
@@ -113,23 +109,24 @@ def _overlapping_too(
     overlapping: Tensor,  # [B, H * W * A]
     matches: Tensor,  # [B, H * W * A]
     predictors: Tensor,  # [G]
+    kind: tuple[float, float],
 ) -> tuple[dict[str, Tensor], Tensor]:
     """Darknet's truth_thresh: losses of predictions that no object chose and that overlap one, and the classes of
     those that do both, which add up."""
-    boxes, labels = targets.with_none()
-    rows = targets.rows(overlapping)
+    boxes, labels = targets.matched(overlapping)
     extra = (matches < 0) & (overlapping >= 0)
     everywhere = torch.arange(matches.numel(), device=matches.device).view_as(matches)
     _, row, column, anchor = grid.place(everywhere)
     values = widened(cells).reshape(*matches.shape, -1)
-    theirs = torch.where(extra[..., None], boxes[rows], boxes[-1])
+    theirs = torch.where(extra[..., None], boxes, targets.with_none()[0][-1])
     wanted = grid.box_targets(theirs, row, column, anchor).to(values.dtype)
     weights = torch.where(extra, grid.size_weights(theirs).to(values.dtype), 0)
-    label = torch.where(extra, labels[rows], NEITHER)
+    label = torch.where(extra, labels, NEITHER)
     more = {
         "box": box_loss(values, wanted, weights).sum(),
-        "classes": ops.sigmoid_focal_loss(values[..., 5:].contiguous(), label, *CROSS_ENTROPY, "sum"),
+        "classes": ops.sigmoid_focal_loss(values[..., 5:].contiguous(), label, *kind, "sum"),
     }
-    also = rows.flatten()[predictors.clamp(min=0)]
-    has = (found.used & (also < len(targets.boxes))).to(classes.dtype)
-    return more, torch.maximum(classes, F.one_hot(labels[also], classes.shape[1]).to(classes.dtype) * has[:, None])
+    predictor = predictors.clamp(min=0)
+    both = found.used & (overlapping.flatten()[predictor] >= 0)
+    also = F.one_hot(labels.flatten()[predictor], classes.shape[1]).to(classes.dtype)
+    return more, torch.maximum(classes, also * both[:, None])

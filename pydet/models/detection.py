@@ -86,15 +86,12 @@ class DetectionModel(nn.Module):
         """What the heads say of a batch [B, 3, height, width], before it becomes boxes: what `loss` takes."""
         raise NotImplementedError
 
-    def loss(
-        self, raw: Any, targets: Targets, image_size: tuple[int, int] | None = None, seen: int | None = None
-    ) -> dict[str, Tensor]:
+    def loss(self, raw: Any, targets: Targets, seen: int | None = None) -> dict[str, Tensor]:
         """What the network is trained by: the sum of these terms, each a scalar with a gradient.
 
         Args:
             raw: of `forward_heads`.
-            targets: boxes in pixels of the batch that `forward_heads` was given.
-            image_size: (height, width) of that batch; None for the network's own. For multi-scale training.
+            targets: boxes in pixels of the batch that `forward_heads` was given, whatever size that had.
             seen: pictures trained on so far, those of this batch (in all processes) included; None for many. Only
                 YOLOv2 and YOLO9000 look at it.
         """
@@ -128,7 +125,7 @@ class DetectionModel(nn.Module):
             if targets is None:
                 raise ValueError(f"{type(self).__name__}: targets must be given in training mode")
             batch, truths = self._batch(images, targets)
-            return self.loss(self.forward_heads(batch), truths, (batch.shape[2], batch.shape[3]), seen)
+            return self.loss(self.forward_heads(batch), truths, seen)
         if not len(images):
             return []
         x, placement = self.preprocess(list(images))

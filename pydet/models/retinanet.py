@@ -156,11 +156,7 @@ class RetinaNet(DetectionModel):
         return logits, codes.float(), anchors  # half a network has whole boxes
 
     def loss(
-        self,
-        raw: tuple[Tensor, Tensor, list[Tensor]],
-        targets: Targets,
-        image_size: tuple[int, int] | None = None,
-        seen: int | None = None,
+        self, raw: tuple[Tensor, Tensor, list[Tensor]], targets: Targets, seen: int | None = None
     ) -> dict[str, Tensor]:
         logits, codes, anchors = raw
         return retinanet_loss(logits, codes, torch.cat(anchors), targets, BOX_WEIGHTS, self.box_loss)

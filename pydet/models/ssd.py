@@ -170,13 +170,7 @@ class SSD(DetectionModel):
         """Class logits [B, N, C], the background's first, and box codes [B, N, 4] of a batch."""
         return self.head(self.backbone(x))
 
-    def loss(
-        self,
-        raw: tuple[Tensor, Tensor],
-        targets: Targets,
-        image_size: tuple[int, int] | None = None,
-        seen: int | None = None,
-    ) -> dict[str, Tensor]:
+    def loss(self, raw: tuple[Tensor, Tensor], targets: Targets, seen: int | None = None) -> dict[str, Tensor]:
         return ssd_loss(*raw, self.boxes, targets, BOX_WEIGHTS)
 
     def predict(self, x: Tensor, sizes: Tensor) -> tuple[Tensor, Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
 from functools import cached_property
 
 import torch
@@ -34,6 +35,11 @@ class Head(Layer):
     num_classes: int
     tree: WordTree | None = None
 
+    def __init__(self, section: Section, before: Before) -> None:
+        super().__init__(section, before)
+        self.pixels = before.strides[-1] if before.strides else Fraction(1)  # side of a cell
+        self.built_for = before.input_shape[1:]
+
     def forward(self, x: Tensor) -> Tensor:
         return x
 
@@ -46,9 +52,7 @@ class Head(Layer):
         """
         raise NotImplementedError
 
-    def loss(
-        self, raw: Tensor, targets: Targets, image_size: tuple[int, int], seen: int | None = None
-    ) -> dict[str, Tensor]:
+    def loss(self, raw: Tensor, targets: Targets, seen: int | None = None) -> dict[str, Tensor]:
         """The terms of its loss, as `DetectionModel.loss`; their settings are those of the section."""
         raise NotImplementedError
 
@@ -77,6 +81,11 @@ class Head(Layer):
             return targets
         self._class_map = self._class_map.to(targets.labels.device)
         return targets._replace(labels=self._class_map[targets.labels])
+
+    def input_size(self, raw: Tensor) -> tuple[int, int]:
+        """(height, width) of the network's input that gives such a map."""
+        height, width = (n * self.pixels.numerator // self.pixels.denominator for n in raw.shape[2:])
+        return height, width
 
     def _check_channels(self, before: Before, anchors: int) -> None:
         channels = before.shape(before.index - 1)[0]
@@ -123,15 +132,13 @@ class Yolo(Head):
         self.all_anchors = anchors
         self._check_channels(before, len(self.mask))
 
-    def loss(
-        self, raw: Tensor, targets: Targets, image_size: tuple[int, int], seen: int | None = None
-    ) -> dict[str, Tensor]:
+    def loss(self, raw: Tensor, targets: Targets, seen: int | None = None) -> dict[str, Tensor]:
         if self.all_anchors.device != raw.device:
             self.all_anchors = self.all_anchors.to(raw.device)
         return yolov3_loss(
             raw,
             self._mapped(targets),
-            image_size,
+            self.input_size(raw),
             self.all_anchors,
             self.mask,
             self.section.number("ignore_thresh", 0.5),
@@ -180,12 +187,10 @@ class Region(Head):
             thresh=number("thresh", 0.5),
         )
 
-    def loss(
-        self, raw: Tensor, targets: Targets, image_size: tuple[int, int], seen: int | None = None
-    ) -> dict[str, Tensor]:
+    def loss(self, raw: Tensor, targets: Targets, seen: int | None = None) -> dict[str, Tensor]:
         if self.anchors.device != raw.device:
             self.anchors = self.anchors.to(raw.device)
-        targets = self._mapped(targets)
+        targets, image_size = self._mapped(targets), self.input_size(raw)
         if self.tree is None:
             return yolov2_loss(raw, targets, image_size, self.anchors, self.settings, seen)
         if self.tables is None or self.tables.parents.device != raw.device:
@@ -245,10 +250,8 @@ class Grid(Head):
             coord_scale=self.section.number("coord_scale", 1),
         )
 
-    def loss(
-        self, raw: Tensor, targets: Targets, image_size: tuple[int, int], seen: int | None = None
-    ) -> dict[str, Tensor]:
-        return yolov1_loss(raw.flatten(1), targets, image_size, self.side, self.num, self.settings)
+    def loss(self, raw: Tensor, targets: Targets, seen: int | None = None) -> dict[str, Tensor]:
+        return yolov1_loss(raw.flatten(1), targets, self.built_for, self.side, self.num, self.settings)
 
     def decode(self, raw: Tensor, image_size: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
         return ops.yolo_grid_decode(raw.flatten(1), self.side, self.num, image_size, self.roots, self.classes)

@@ -155,16 +155,10 @@ class Darknet(DetectionModel):
     def forward_heads(self, x: Tensor) -> list[Tensor]:
         return self.forward_features(x)
 
-    def loss(
-        self,
-        raw: Sequence[Tensor],
-        targets: Targets,
-        image_size: tuple[int, int] | None = None,
-        seen: int | None = None,
-    ) -> dict[str, Tensor]:
+    def loss(self, raw: Sequence[Tensor], targets: Targets, seen: int | None = None) -> dict[str, Tensor]:
         terms: dict[str, Tensor] = {}
         for head, features in zip(self.heads, raw, strict=True):
-            for name, term in head.loss(features, targets, image_size or self.image_size, seen).items():
+            for name, term in head.loss(features, targets, seen).items():
                 terms[name] = terms[name] + term if name in terms else term
         return terms
 
