@@ -211,12 +211,7 @@ def _evaluate(options: argparse.Namespace) -> int:
 def _train(options: argparse.Namespace) -> int:
     from pydet.train_options import train_command
 
-    result = train_command(options)
-    if not result.finished:
-        _say(f"interrupted after update {result.updates}; go on with: pydet train --resume {result.folder}")
-        return INTERRUPTED
-    _say(f"the weights, and a report, are in {result.folder}{os.sep}")
-    return ALL_DONE
+    return train_command(options)
 
 
 def _anchors(options: argparse.Namespace) -> int:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pydet.training import Result, Settings
+
+ALL_DONE, SOME_FAILED, INTERRUPTED = 0, 1, 130
 
 TRAIN = """\
 Trains a detector on your own pictures, for the classes that are annotated on them. What it keeps in --out:
@@ -60,8 +64,24 @@ def add_train_options(parser: argparse.ArgumentParser) -> None:
 _OWN = ("run", "resume", "config", "set")  # of the command, not settings
 
 
-def train_command(options: argparse.Namespace) -> Result:
-    """Trains, or goes on, as the options say."""
+def train_command(options: argparse.Namespace) -> int:
+    """Trains, or goes on, as the options say; the exit code."""
+    from pydet.training import NotFinite
+
+    try:
+        result = _trained(options)
+    except NotFinite as error:
+        print(f"pydet: {error}", file=sys.stderr)
+        return SOME_FAILED
+    said = f"the weights, and a report, are in {result.folder}{os.sep}"
+    if not result.finished:
+        said = f"interrupted after update {result.updates}; go on with: pydet train --resume {result.folder}"
+    if result.first:
+        print(f"pydet: {said}", file=sys.stderr)
+    return ALL_DONE if result.finished else INTERRUPTED
+
+
+def _trained(options: argparse.Namespace) -> Result:
     from pydet.training import SettingsError, resume, train
 
     given = {name: value for name, value in vars(options).items() if name not in _OWN and value is not None}

@@ -19,6 +19,7 @@ from pydet.models.darknet.weights import FUSED, WeightsError
 from pydet.models.detection import DetectionModel
 from pydet.models.registry import MODELS, Definition
 from pydet.models.torchvision import check_tensors
+from pydet.outputs import whole_file
 from pydet.wordtree import WordTree
 
 # One entry that holds all of it as JSON: safetensors writes several in random order, and a file made twice from the
@@ -58,10 +59,8 @@ def save_checkpoint(
         if network.tree is not None:
             metadata["tree"] = network.tree.text()
     metadata["sources"] = dict(sources or {})
-    path = Path(path)
-    unfinished = path.with_name(path.name + ".part")
-    unfinished.write_bytes(save(tensors, metadata={METADATA_KEY: json.dumps(metadata, ensure_ascii=False)}))
-    unfinished.replace(path)
+    with whole_file(Path(path), durable=True) as temporary:
+        temporary.write_bytes(save(tensors, metadata={METADATA_KEY: json.dumps(metadata, ensure_ascii=False)}))
 
 
 def load_checkpoint(

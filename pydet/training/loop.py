@@ -43,7 +43,7 @@ class _Forward(nn.Module):
     def forward(self, x: Tensor, targets: Targets, seen: int) -> dict[str, Tensor]:
         with torch.autocast(x.device.type, self.dtype, enabled=self.dtype is not None):
             raw = self.network.forward_heads(x)
-        return self.network.loss(raw, targets, (x.shape[2], x.shape[3]), seen)
+        return self.network.loss(raw, targets, seen)
 
 
 @dataclass(frozen=True)

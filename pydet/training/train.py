@@ -25,7 +25,7 @@ from pydet.training import checkpoint
 from pydet.training.batches import augmentation, changing_size, fingerprint, input_size
 from pydet.training.checkpoint import Checkpoint, CheckpointError
 from pydet.training.log import Log
-from pydet.training.loop import Loop, NotFinite, NotFiniteAt, deterministic, interruption
+from pydet.training.loop import Loop, NotFinite, NotFiniteAt, autocast_dtype, deterministic, interruption
 from pydet.training.processes import Processes, processes
 from pydet.training.report import report
 from pydet.training.settings import Settings, SettingsError
@@ -33,6 +33,9 @@ from pydet.training.start import build, read_source, start_weights, take
 from pydet.training.validate import validate
 
 CHECKPOINT, LAST, BEST, SETTINGS = "checkpoint.pt", "last.safetensors", "best.safetensors", "settings.json"
+
+
+_PROBLEMS = 5  # that are told of each split
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,12 +46,14 @@ class Result:
         folder: of the run.
         updates: that were done.
         finished: False if it was interrupted; it can be resumed then.
+        first: whether this is the process that speaks, where there are several.
         evaluation: of the best weights on the test split, or on val where there is none; in the first process.
     """
 
     folder: Path
     updates: int
     finished: bool
+    first: bool
     evaluation: Evaluation | None = None
 
 
@@ -123,8 +128,9 @@ class _Run:
         self.updates = math.ceil(settings.epochs * self.length / settings.batch_size)
         if group.first:
             folder.mkdir(parents=True, exist_ok=True)
-            for unfinished in folder.glob(f".{CHECKPOINT}.*"):  # of a process that was killed while it wrote
-                unfinished.unlink(missing_ok=True)
+            for name in (CHECKPOINT, LAST, BEST):
+                for unfinished in folder.glob(f".{name}.*"):  # of a process that was killed while it wrote
+                    unfinished.unlink(missing_ok=True)
         self.log: Log | None = None
 
     def go(self) -> Result:
@@ -138,6 +144,7 @@ class _Run:
                 checkpoint.restore_random_states(kept.generators, group.device)
             if group.first:
                 self._write_settings()
+                self._introduce(loop)
                 self.log = Log(self.folder, loop.done, self.updates, settings.batch_size, self.length)
             try:
                 finished = self._updates(loop)
@@ -145,8 +152,8 @@ class _Run:
                 if self.log is not None:
                     self.log.close()
             if not finished:
-                return Result(self.folder, loop.done, False)
-            return Result(self.folder, loop.done, True, self._finish(loop))
+                return Result(self.folder, loop.done, False, group.first)
+            return Result(self.folder, loop.done, True, group.first, self._finish(loop))
 
     def _network(self) -> DetectionModel:
         settings = self.settings
@@ -270,6 +277,22 @@ class _Run:
             self._say(f"{title}\n{result.table()}" if result else f"{self.folder / chosen}: not measured, no val split")
         return result
 
+    def _introduce(self, loop: Loop) -> None:
+        """Says what is about to happen."""
+        settings, data = self.settings, self.data
+        for dataset in filter(None, (data.train, data.val, data.test)):
+            self._say(dataset.describe() + (f"; {len(dataset.problems)} problems" if dataset.problems else ""))
+            for problem in dataset.problems[:_PROBLEMS]:
+                self._say(f"  {problem}")
+        network = loop.network
+        size = "x".join(map(str, network.image_size)) if isinstance(network, Darknet) else "its own size"
+        kind = "bfloat16" if autocast_dtype(settings.amp, self.group.device) else "float32"
+        where = f"{self.group.device} x {self.group.world}"
+        self._say(
+            f"{settings.cfg or settings.model} at {size}, {kind}, {where}: updates {loop.done + 1} to {self.updates} of "
+            f"{settings.batch_size} pictures, {settings.epochs} epochs; everything goes to {self.folder}"
+        )
+
     def _write_settings(self) -> None:
         with whole_file(self.folder / SETTINGS) as temporary:
             temporary.write_text(json.dumps(checkpoint.plain(self.settings), indent=1) + "\n", encoding="utf-8")
@@ -303,7 +326,7 @@ def read_data(settings: Settings) -> Data:
         "test": settings.test_split or source.usual("test"),
     }
     with warnings.catch_warnings():
-        warnings.simplefilter("once", DataWarning)
+        warnings.simplefilter("ignore", DataWarning)  # they are said when the training begins
         data = load_dataset(settings.data, names["train"], images)
         others = [load_dataset(settings.data, names[key], images) if names[key] else None for key in ("val", "test")]
     if not len(data) or not (len(data.labels) or bool((data.image_labels >= 0).any())):
