@@ -18,14 +18,14 @@ Trains a detector on your own pictures, for the classes that are annotated on th
   best.safetensors    the weights that were best on the val split; use them with pydet detect --weights
   last.safetensors    those of the last checkpoint
   report/report.md    what was reached: tables, curves, pictures with the truth beside what is found
-  losses.csv, validation.csv, settings.json; for TensorBoard, where it is installed, tensorboard/
+  losses.csv, validation.csv, settings.toml; for TensorBoard, where it is installed, tensorboard/
   checkpoint.pt       for --resume, which goes on after Ctrl-C or a crash as if there had been none
 
 By several processes: torchrun --nproc-per-node N -m pydet train ..."""
 
 _DATA = "data set: COCO JSON, VOC, YOLO or Darknet files, as pydet evaluate takes it"
 _WEIGHTS = "start from these weights (.safetensors, .weights, .pth), or none (default: those of pydet, if any)"
-_CONFIG = "TOML file of settings; names as in settings.json; options given here win"
+_CONFIG = "TOML file of settings; such as settings.toml of a run; options given here win"
 _SET = "any other setting, such as momentum=0.95 or schedule=cosine"
 _PARTS = "forward and backward passes of an update: less memory"
 _RESUME = "go on with the training in this folder"
@@ -90,7 +90,7 @@ def _trained(options: argparse.Namespace) -> Result:
         if others or options.config or options.set:
             names = ", ".join(others or ["config" if options.config else "set"])
             raise SettingsError(f"train: --resume goes on with the settings of the run; leave out {names}")
-        return resume(options.resume, options.device or "cpu")
+        return resume(options.resume, options.device)
     return train(settings_from(given, options.config, options.set))
 
 

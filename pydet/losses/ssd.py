@@ -40,8 +40,9 @@ def ssd_loss(
 
     Returns:
         "bbox_regression" and "classification": sums, divided by the number of matched boxes of the batch (by 1 where
-        there is none); with several processes of torch.distributed by the mean of their numbers, so that the mean of
-        their losses is the loss of all their pictures as one batch. float64 for float64 inputs, else float32. No value is looked at.
+        there is none). With several processes of torch.distributed it is the mean of their numbers, so that the mean
+        of their losses is the loss of all their pictures as one batch. float64 for float64 inputs, else float32. No
+        value is looked at.
     """
     matches = ops.match_anchors(default_boxes, targets.boxes, targets.counts, iou_threshold, mode="ssd")
     positive = matches >= 0

@@ -138,7 +138,7 @@ def network_batch(network: DetectionModel, batch: Batch, device: torch.device) -
         x, where = network.preprocess(batch.images)
         boxes = where.to_batch(batch.boxes, torch.repeat_interleave(batch.counts))
     labelled = getattr(network, "tree", None) is not None
-    targets = Targets(boxes, batch.labels + network.first_label, batch.counts, batch.image_labels if labelled else None)
+    targets = Targets(boxes, batch.labels, batch.counts, batch.image_labels if labelled else None)
     return x, targets.to(device)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import json
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -241,6 +242,15 @@ def read_settings(path: str | Path) -> dict[str, Any]:
         raise SettingsError(f"{path}: not a TOML file: {error}") from None
     check_names(found, str(path))
     return found
+
+
+def as_toml(settings: Settings) -> str:
+    """What `read_settings` reads."""
+
+    def text(value: Any) -> str:
+        return json.dumps(list(value) if isinstance(value, tuple) else value, ensure_ascii=False)
+
+    return "".join(f"{name} = {text(value)}\n" for name, value in dataclasses.asdict(settings).items())
 
 
 def parse_toml(value: str) -> Any:

@@ -2,37 +2,32 @@
 
 from __future__ import annotations
 
-import json
 import math
-import os
-import signal
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import torch
 
-from pydet.data import Batches, DataError, Dataset, DataWarning, TrainingSet, load_dataset
-from pydet.data.batches import collate
-from pydet.data.load import recognise
+from pydet.data import Dataset
 from pydet.evaluate import Evaluation
 from pydet.models import DetectionModel, load_checkpoint, save_checkpoint
 from pydet.models.darknet import Darknet
 from pydet.models.registry import TorchvisionDefinition, find
 from pydet.outputs import whole_file
 from pydet.training import checkpoint
-from pydet.training.batches import augmentation, changing_size, fingerprint, input_size
+from pydet.training.batches import fingerprint, input_size
 from pydet.training.checkpoint import Checkpoint, CheckpointError
+from pydet.training.loading import loader, read_data
 from pydet.training.log import Log
 from pydet.training.loop import Loop, NotFinite, NotFiniteAt, autocast_dtype, deterministic, interruption
 from pydet.training.processes import Processes, processes
 from pydet.training.report import report
-from pydet.training.settings import Settings, SettingsError
+from pydet.training.settings import Settings, SettingsError, as_toml
 from pydet.training.start import build, read_source, start_weights, take
 from pydet.training.validate import validate
 
-CHECKPOINT, LAST, BEST, SETTINGS = "checkpoint.pt", "last.safetensors", "best.safetensors", "settings.json"
+CHECKPOINT, LAST, BEST, SETTINGS = "checkpoint.pt", "last.safetensors", "best.safetensors", "settings.toml"
 
 
 _PROBLEMS = 5  # that are told of each split
@@ -57,15 +52,6 @@ class Result:
     evaluation: Evaluation | None = None
 
 
-@dataclass(frozen=True)
-class Data:
-    """What is trained on, measured on the way, and measured at the end, with the labels of the data set."""
-
-    train: Dataset
-    val: Dataset | None
-    test: Dataset | None
-
-
 def train(settings: Settings) -> Result:
     """Trains a detector.
 
@@ -85,18 +71,23 @@ def train(settings: Settings) -> Result:
         return _Run(settings, folder, group, None).go()
 
 
-def resume(folder: str | Path, device: str = "cpu") -> Result:
+def resume(folder: str | Path, device: str | None = None) -> Result:
     """Goes on where a training was interrupted, by Ctrl-C or by anything worse.
 
     On the CPU what comes out has the same bits as if it had never been interrupted.
+
+    Args:
+        folder: of the run.
+        device: None for the one that it was on.
 
     Raises:
         CheckpointError: there is nothing to go on with, it is damaged, or the data has changed.
     """
     folder = Path(folder)
-    with processes(device) as group:
-        kept = checkpoint.load(folder / CHECKPOINT)
-        settings = replace(settings_of(kept, folder / CHECKPOINT), device=device, out=str(folder))
+    kept = checkpoint.load(folder / CHECKPOINT)
+    settings = settings_of(kept, folder / CHECKPOINT)
+    settings = replace(settings, device=device or settings.device, out=str(folder))
+    with processes(settings.device) as group:
         return _Run(settings, folder, group, kept).go()
 
 
@@ -139,9 +130,7 @@ class _Run:
             network = self._network()
             loop = Loop(network, settings, self.updates, group)
             if self.kept is not None:
-                kept = self.kept
-                loop.restore(kept.update, kept.network, kept.average, kept.optimizer)
-                checkpoint.restore_random_states(kept.generators, group.device)
+                self._restore(loop, self.kept)
             if group.first:
                 self._write_settings()
                 self._introduce(loop)
@@ -154,6 +143,14 @@ class _Run:
             if not finished:
                 return Result(self.folder, loop.done, False, group.first)
             return Result(self.folder, loop.done, True, group.first, self._finish(loop))
+
+    def _restore(self, loop: Loop, kept: Checkpoint) -> None:
+        try:
+            loop.restore(kept.update, kept.network, kept.average, kept.optimizer)
+        except (RuntimeError, ValueError, KeyError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise CheckpointError(f"{self.folder}: its checkpoint is of another network: {reason}") from None
+        checkpoint.restore_random_states(kept.generators, self.group.device)
 
     def _network(self) -> DetectionModel:
         settings = self.settings
@@ -178,10 +175,11 @@ class _Run:
 
     def _updates(self, loop: Loop) -> bool:
         """All updates that are left; False if it was asked to stop."""
+        batches = loader(self.settings, loop.network, self.data.train, self.updates, loop.done, self.group)
         interval = self._checkpoint_interval()
         measured = self._measured_after()
         with interruption() as asked:
-            for number, batch in enumerate(self._loader(loop), start=loop.done + 1):
+            for number, batch in enumerate(batches, start=loop.done + 1):
                 try:
                     outcome = loop.update(batch, asked.is_set())
                 except NotFiniteAt as error:
@@ -195,32 +193,6 @@ class _Run:
                 if outcome.stop and number < self.updates:
                     return False
         return True
-
-    def _loader(self, loop: Loop) -> torch.utils.data.DataLoader[object]:
-        settings, network = self.settings, loop.network
-        data = self.data.train.with_classes(label_names(network))
-        keep = not isinstance(network, Darknet)  # Darknet leaves difficult objects out, SSD and RetinaNet do not
-        seen = TrainingSet(data, augmentation(settings, network), settings.seed, keep)
-        size = network.image_size if isinstance(network, Darknet) else (0, 0)
-        order = Batches(
-            self.length,
-            settings.batch_size,
-            self.updates,
-            changing_size(settings, size, self.updates) if isinstance(network, Darknet) else size,
-            settings.seed,
-            loop.done,
-            self.group.rank,
-            self.group.world,
-        )
-        return torch.utils.data.DataLoader(
-            seen,
-            batch_sampler=order,
-            collate_fn=collate,
-            num_workers=workers(settings, self.group.world),
-            worker_init_fn=_ignore_interrupts,
-            # Of its own: else it would draw from the generator that dropout draws from, once in every run.
-            generator=torch.Generator().manual_seed(settings.seed),
-        )
 
     def _checkpoint_interval(self) -> int:
         epoch = math.ceil(self.length / self.settings.batch_size)
@@ -289,13 +261,13 @@ class _Run:
         kind = "bfloat16" if autocast_dtype(settings.amp, self.group.device) else "float32"
         where = f"{self.group.device} x {self.group.world}"
         self._say(
-            f"{settings.cfg or settings.model} at {size}, {kind}, {where}: updates {loop.done + 1} to {self.updates} of "
-            f"{settings.batch_size} pictures, {settings.epochs} epochs; everything goes to {self.folder}"
+            f"{settings.cfg or settings.model} at {size}, {kind}, {where}: updates {loop.done + 1} to {self.updates} "
+            f"of {settings.batch_size} pictures, {settings.epochs} epochs; everything goes to {self.folder}"
         )
 
     def _write_settings(self) -> None:
         with whole_file(self.folder / SETTINGS) as temporary:
-            temporary.write_text(json.dumps(checkpoint.plain(self.settings), indent=1) + "\n", encoding="utf-8")
+            temporary.write_text(as_toml(self.settings), encoding="utf-8")
 
     def _complaint(self, error: NotFiniteAt) -> str:
         values = ", ".join(f"{name} {value:g}" for name, value in error.values.items())
@@ -312,43 +284,3 @@ class _Run:
             self.log.say(message)
         else:
             print(message, flush=True)
-
-
-def read_data(settings: Settings) -> Data:
-    """The splits of the data set; the problems of its annotations are warnings."""
-    if not settings.data:
-        raise SettingsError("train: there is no data set; name one: --data FOLDER")
-    images = settings.images or None
-    source = recognise(settings.data, images)
-    names = {
-        "train": settings.train_split or source.usual("train"),
-        "val": settings.val_split or source.usual("val"),
-        "test": settings.test_split or source.usual("test"),
-    }
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DataWarning)  # they are said when the training begins
-        data = load_dataset(settings.data, names["train"], images)
-        others = [load_dataset(settings.data, names[key], images) if names[key] else None for key in ("val", "test")]
-    if not len(data) or not (len(data.labels) or bool((data.image_labels >= 0).any())):
-        raise DataError(f"{data.name}: no objects to learn in {len(data)} pictures")
-    return Data(data, *others)
-
-
-def label_names(network: DetectionModel) -> list[str]:
-    """What the labels of the targets mean: the network's classes, or those of the `map=` of its cfg."""
-    labels = network.heads[0].label_classes if isinstance(network, Darknet) else None
-    return list(network.class_names) if labels is None else [network.class_names[label] for label in labels]
-
-
-def workers(settings: Settings, world: int) -> int:
-    """Processes that read pictures, for each process that trains."""
-    if settings.workers >= 0:
-        return settings.workers
-    processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(max(processors // world - 1, 1), 8)
-
-
-def _ignore_interrupts(number: int) -> None:
-    """Ctrl-C reaches all processes of the terminal; the readers end when the training does."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    torch.set_num_threads(1)
