@@ -70,11 +70,10 @@ def test_after_a_crash(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 def test_in_bfloat16_with_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folders = [tmp_path / name for name in ("whole", "broken")]
-    for folder in folders:
+    settings = []
+    for folder, workers in zip(folders, (0, 2), strict=True):
         folder.mkdir()
-    settings = [
-        small_settings(folder, amp="bf16", workers=workers, epochs=6) for folder, workers in zip(folders, (0, 2))
-    ]
+        settings.append(small_settings(folder, amp="bf16", workers=workers, epochs=6))
     train(settings[0])
     with monkeypatch.context() as patch:
         crash_in(patch, 5)
