@@ -66,9 +66,7 @@ def _augmentation(settings: Settings, network: DetectionModel) -> Augmentation |
         return augmentation_of("yolov3" if settings.cfg else settings.model)
     if not isinstance(network, Darknet):
         if kind == "mild":
-            raise SettingsError(
-                f"train: augmentation mild is for YOLO, not for {settings.model}; it has paper and flip"
-            )
+            raise SettingsError(f"train: augmentation mild is for YOLO; {settings.model} has paper, flip and none")
         return Flip() if kind == "flip" else None
     if kind == "none":
         return Fit(network.stretches)

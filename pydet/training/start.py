@@ -157,14 +157,15 @@ def take(network: DetectionModel, source: Source, backbone: str | None = None) -
         A sentence about what was taken.
 
     Raises:
-        WeightsError: nothing fits.
+        WeightsError: hardly anything fits.
     """
     heads = _head_rows(network, source) if source.class_names else {}
+    offered = {n: t for n, t in source.tensors.items() if backbone is None or _in_backbone(backbone, n)}
     state, taken, partly = network.state_dict(), 0, 0
     with torch.no_grad():
         for name, tensor in state.items():
-            given = source.tensors.get(name)
-            if given is None or (backbone is not None and not _in_backbone(backbone, name)):
+            given = offered.get(name)
+            if given is None:
                 continue
             if name in heads and given.shape[1:] == tensor.shape[1:]:
                 rows, blank = heads[name]
@@ -176,8 +177,10 @@ def take(network: DetectionModel, source: Source, backbone: str | None = None) -
             elif given.shape == tensor.shape:
                 tensor.copy_(given)
                 taken += 1
-    if not taken:
-        raise WeightsError(f"{source.name}: nothing in it fits the network: is it of another model?")
+    if 2 * (taken + partly) < len(offered) or not taken:
+        raise WeightsError(
+            f"{source.name}: only {taken} of its {len(offered)} tensors fit the network: is it of another model?"
+        )
     kept = f", the head in part ({partly} tensors)" if partly else ""
     return f"starts with {taken} of {len(state)} tensors of {source.name}{kept}"
 
