@@ -18,7 +18,7 @@ help:
 	@echo "make demo    find the objects in pydet/assets/dog.jpg and draw them"
 	@echo "make test    run the tests"
 	@echo "make oracle  compare with torchvision on thousands of random inputs"
-	@echo "make bench   race the operators against torchvision and others, and write the README's table and plot"
+	@echo "make bench   race operators and detectors against other libraries, and write the README's table and plot"
 	@echo "make bench-short    has anything become slower than the committed results?"
 	@echo "make gpu     on a machine with a GPU: build for it with its own python3, test, race; needs no network"
 	@echo "make lint    check style and types;  make format  put the style right"

@@ -32,6 +32,10 @@ TIMES_AS_FAST = [
     (FOCAL_GRADIENT, "pydet", "torchvision", 25),
     (FOCAL_GRADIENT, "pydet, integer classes", "pydet", 1),
     ("test_multiclass_nms[8-25200-80-all]", "pydet", "torchvision", 15),
+    *((f"test_detector[{name}]", "pydet", "onnxruntime", 1 / 1.2) for name in ("yolov3-tiny", "yolov3", "yolo9000")),
+    *((f"test_detector[{name}]", "bf16", "onnxruntime", 2) for name in ("yolov3-tiny", "yolov3", "yolo9000")),
+    *((f"test_detector[{name}]", "post-processing", "pydet", 50) for name in ("yolov3-tiny", "yolov3")),
+    ("test_detector[yolo9000]", "post-processing", "network", 10),
     ("test_retinanet_loss[l1]", "pydet", "torchvision", 10),
     ("test_retinanet_loss[giou]", "pydet", "torchvision", 10),
 ]

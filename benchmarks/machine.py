@@ -11,7 +11,16 @@ import torch
 
 from pydet import _library
 
-LIBRARIES = ("torch", "torchvision", "opencv-python-headless", "powerboxes", "lsnms", "numpy")
+LIBRARIES = (
+    "torch",
+    "torchvision",
+    "opencv-python-headless",
+    "powerboxes",
+    "lsnms",
+    "onnxruntime",
+    "openvino",
+    "numpy",
+)
 
 
 def description() -> dict[str, str | int]:

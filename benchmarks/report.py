@@ -29,11 +29,24 @@ ROWS = {
     "test_match_anchors[anywhere-120000-50-retinanet]": "`match_anchors`, 120,000 anchors, 50 objects",
     "test_focal_forward_and_backward[sum-100000]": "`sigmoid_focal_loss`, 100,000 × 80, with its gradient",
     "test_yolo_decode[8-76]": "`yolo_decode`, 8 maps of 255 × 76 × 76",
-    "test_yolov3_tiny": "YOLOv3-tiny at 416, picture to boxes",
 }
 """What the README shows of the races, in its words."""
 PEERS = ("torchvision", "powerboxes", "powerboxes rtree", "lsnms", "cv2.dnn", "Darknet", "mmcv")
 """The libraries; what else takes part in a race is the definition, a yardstick or another way to call pydet."""
+
+DETECTOR = "test_detector["
+COLUMNS = {
+    "pydet": "pydet, picture to boxes",
+    "post-processing": "of it post-processing",
+    "bf16": "pydet bf16",
+    "onnxruntime": "onnxruntime, network",
+    "OpenVINO": "OpenVINO, network",
+    "OpenVINO bf16": "OpenVINO bf16, network",
+    "cv2.dnn": "cv2.dnn, network",
+    "torchvision": "torchvision, picture to boxes",
+    "Darknet": "Darknet, network to boxes",
+}
+"""What the README shows of a race of detectors: contender or yardstick, and the head of its column."""
 
 
 def readable(seconds: float) -> str:
@@ -94,6 +107,21 @@ def speed_table(run: Run) -> str:
     return "\n".join(lines) + f"\n\nMedians on {where}; in brackets how many times pydet's time.\n"
 
 
+def detector_table(run: Run) -> str:
+    """Milliseconds a picture of every detector that the run has; empty where it has none."""
+    rows = []
+    for name, record in run["races"].items():
+        if name.startswith(DETECTOR):
+            seconds = results.result(record).seconds
+            cells = [f"{seconds[column] * 1e3:.3g}" if column in seconds else "" for column in COLUMNS]
+            rows.append(f"| {name[len(DETECTOR) : -1]} | {' | '.join(cells)} |")
+    if not rows:
+        return ""
+    head = ["| ms a picture | " + " | ".join(COLUMNS.values()) + " |", "|---" * (len(COLUMNS) + 1) + "|"]
+    note = "One picture at the published size, on the same machine; random weights where no official ones come along."
+    return "\n" + "\n".join([*head, *rows]) + f"\n\n{note}\n"
+
+
 def _cell(found: Result, peer: str) -> str:
     seconds = found.seconds.get(peer)
     return f"{readable(seconds)} ({seconds / found.seconds['pydet']:.3g}×)" if seconds else ""
@@ -101,7 +129,7 @@ def _cell(found: Result, peer: str) -> str:
 
 def with_table(readme: str, run: Run) -> str:
     before, rest = readme.split(BEGIN)
-    return before + BEGIN + speed_table(run) + END + rest.split(END)[1]
+    return before + BEGIN + speed_table(run) + detector_table(run) + END + rest.split(END)[1]
 
 
 def main() -> None:

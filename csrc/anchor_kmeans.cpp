@@ -31,22 +31,16 @@ struct Shapes {
 namespace pydet {
 namespace {
 
-// The boxes, scaled by a power of two so that the largest size is in [1/2, 1). Sums of IoUs are taken in whole numbers
-// of 1 / unit: they don't depend on the order, and so neither on the threads nor on the processor.
+// The boxes, scaled by a power of two so that the largest size is in [1/2, 1).
 struct KMeansData {
   std::vector<double> width, height;
-  double scale, unit;
+  int exponent;
+  double unit;
 
   int64_t size() const { return static_cast<int64_t>(width.size()); }
   Shape operator[](int64_t i) const { return {width[i], height[i]}; }
-  int64_t fixed(double x) const { return static_cast<int64_t>(x * unit); }
+  int64_t fixed(double x) const { return in_units(x, unit); }
 };
-
-int bit_length(int64_t n) {
-  int bits = 0;
-  while (n >> bits) ++bits;
-  return bits;
-}
 
 KMeansData load_shapes(const Tensor& wh) {
   const Tensor dense = as_contiguous(wh, ScalarType::Double);
@@ -58,14 +52,13 @@ KMeansData load_shapes(const Tensor& wh) {
   }
   const double largest = *std::max_element(data, data + 2 * n);
   for (int64_t i = 0; i < 2 * n; i += 2) {
-    PYDET_CHECK(std::min(data[i], data[i + 1]) >= largest * 0x1p-30,
+    PYDET_CHECK(comparable(std::min(data[i], data[i + 1]), largest),
                 "anchor_kmeans: wh must not differ by more than a factor of 2^30, got (", data[i], ", ", data[i + 1],
                 ") at row ", i / 2, " and ", largest);
   }
   int exponent = 0;
   std::frexp(largest, &exponent);
-  KMeansData boxes{std::vector<double>(n), std::vector<double>(n), std::ldexp(1.0, exponent),
-                   std::ldexp(1.0, 62 - bit_length(n))};
+  KMeansData boxes{std::vector<double>(n), std::vector<double>(n), exponent, unit_of_sum(n)};
   for (int64_t i = 0; i < n; ++i) {
     boxes.width[i] = std::ldexp(data[2 * i], -exponent);
     boxes.height[i] = std::ldexp(data[2 * i + 1], -exponent);
@@ -131,19 +124,15 @@ int64_t add_centre(const KMeansData& boxes, Shape centre, std::vector<double>& n
 // k-means++ (Arthur and Vassilvitskii 2007): each next centre is a box drawn in proportion to its distance 1 - IoU from
 // the nearest one so far, the quantity that k-means lowers; the best of a few that are drawn, as they advise.
 std::vector<Shape> first_centres(const KMeansData& boxes, int64_t k, uint64_t seed) {
-  const auto below = [&seed](int64_t bound) {  // a random number in [0, bound)
-    return static_cast<int64_t>((static_cast<unsigned __int128>(next_random(seed)) * static_cast<uint64_t>(bound)) >>
-                                64);
-  };
   std::vector<double> nearest(boxes.size(), -1.0);
-  std::vector<Shape> centres{boxes[below(boxes.size())]};
+  std::vector<Shape> centres{boxes[random_below(seed, boxes.size())]};
   int64_t total = add_centre(boxes, centres.back(), nearest, true);
   while (static_cast<int64_t>(centres.size()) < k) {
     PYDET_CHECK(total > 0, "anchor_kmeans: k must be at most the number of different boxes, ", centres.size(), ", got ",
                 k);
     int64_t least = total, best = -1;
-    for (int draw = 0; draw < 2 + bit_length(k); ++draw) {
-      int64_t left = below(total), i = -1;
+    for (int draw = 0; draw < draws_of_centre(k); ++draw) {
+      int64_t left = random_below(seed, total), i = -1;
       while (left >= 0) left -= boxes.fixed(1.0 - nearest[++i]);
       const int64_t after = add_centre(boxes, boxes[i], nearest, false);
       if (after < least) {
@@ -218,8 +207,8 @@ std::tuple<Tensor, Tensor> anchor_kmeans_cpu(const Tensor& wh,  // [N, 2]
   PYDET_DISPATCH_FLOATING(dtype, "anchor_kmeans", [&] {
     scalar_t* out = anchors.mutable_data_ptr<scalar_t>();
     for (const Shape& centre : best) {
-      *out++ = static_cast<scalar_t>(centre.width * boxes.scale);
-      *out++ = static_cast<scalar_t>(centre.height * boxes.scale);
+      *out++ = static_cast<scalar_t>(std::ldexp(centre.width, boxes.exponent));
+      *out++ = static_cast<scalar_t>(std::ldexp(centre.height, boxes.exponent));
     }
     *average_iou.mutable_data_ptr<scalar_t>() =
         static_cast<scalar_t>(static_cast<double>(best_total) / boxes.unit / static_cast<double>(n));

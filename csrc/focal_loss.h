@@ -1,4 +1,4 @@
-// What the two focal losses share on the CPU.
+// What the two focal losses share.
 #pragma once
 
 #include <optional>
@@ -10,7 +10,8 @@
 
 namespace pydet {
 
-// The classes of the rows as int64, the largest of them checked; `rows` counts those that are not ignored (negative).
+// On the CPU: the classes of the rows as int64, the largest of them checked; `rows` counts those that are not ignored
+// (negative).
 struct FocalClasses {
   Tensor tensor;
   const int64_t* data;
@@ -30,6 +31,18 @@ inline FocalClasses load_classes(const char* op, const Tensor& targets, int64_t 
     PYDET_CHECK(classes.data[i] <= largest, op, ": targets must be ", rule, ", got ", classes.data[i], " at row ", i);
   }
   return classes;
+}
+
+template <typename T>
+struct FocalParameters {
+  T alpha, not_alpha, gamma;  // alpha and not_alpha are 1 where there are no weights
+  FocalPower power;
+};
+
+template <typename T>
+FocalParameters<T> focal_parameters(double alpha, double gamma) {
+  return {static_cast<T>(alpha < 0 ? 1 : alpha), static_cast<T>(alpha < 0 ? 1 : 1 - alpha), static_cast<T>(gamma),
+          focal_power(gamma)};
 }
 
 // Upstream gradients: one for every loss, or one for all.

@@ -15,12 +15,6 @@ constexpr int64_t kFocalLanes = 16;          // running sums
 template <typename T>
 inline constexpr T kNoLabels[kFocalBlock] = {};
 
-template <typename T>
-struct FocalParameters {
-  T alpha, not_alpha, gamma;  // alpha and not_alpha are 1 where there are no weights
-  FocalPower power;
-};
-
 template <typename T, typename In, typename Target>
 struct SigmoidFocalJob {
   FocalParameters<T> parameters;
@@ -72,8 +66,7 @@ FocalOutputs sigmoid_focal_as(const Tensor& inputs, const Tensor& targets, doubl
   const bool classes = is_integral(targets.scalar_type());
   const bool each = reduction == Reduction::none;
   SigmoidFocalJob<T, In, Target> job{};
-  job.parameters = {static_cast<T>(alpha < 0 ? 1 : alpha), static_cast<T>(alpha < 0 ? 1 : 1 - alpha),
-                    static_cast<T>(gamma), focal_power(gamma)};
+  job.parameters = focal_parameters<T>(alpha, gamma);
   job.inputs = logits.const_data_ptr<In>();
   Tensor labels = targets;
   int64_t averaged = numel;

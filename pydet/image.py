@@ -90,6 +90,8 @@ def _from_path(path: str, use: Callable[[Image.Image, str], T]) -> T:
             return _opened(file, path, os.fstat(file.fileno()).st_size, use)
     except FileNotFoundError:
         raise ImageError(f"{path}: no such file") from None
+    except UnicodeEncodeError:  # half of a surrogate pair, which JSON can hold and no file name can
+        raise ImageError(f"{path!r}: no such file") from None
     except IsADirectoryError:
         raise ImageError(f"{path}: is a folder, not an image") from None
     except PermissionError:

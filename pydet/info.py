@@ -11,7 +11,7 @@ import torch
 
 from pydet import _library, ops
 
-_PACKAGES = ("numpy", "pillow", "safetensors", "triton", "pycocotools", "faster-coco-eval")
+_PACKAGES = ("numpy", "pillow", "safetensors", "triton", "pycocotools", "faster-coco-eval", "onnx", "onnxruntime")
 
 
 def info() -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -105,7 +106,14 @@ class WordTree:
 
     def tensor(self, device: torch.device | str = "cpu") -> Tensor:
         """The parents, as the operators take them: int64 [N]."""
-        return torch.tensor(self.parents, device=device)
+        if torch.compiler.is_compiling():  # a tensor of the tracer is not to be kept
+            return torch.tensor(self.parents, device=device)
+        return self._parents.to(device)
+
+    @cached_property
+    def _parents(self) -> Tensor:
+        with torch.inference_mode(False):  # it may be kept for a gradient later
+            return torch.tensor(self.parents, device="cpu")
 
 
 def read_map(path: str | os.PathLike[str], nodes: int) -> list[int]:
@@ -125,10 +133,14 @@ def read_map(path: str | os.PathLike[str], nodes: int) -> list[int]:
     return found
 
 
+def find_file(path: str | os.PathLike[str]) -> Path | None:
+    """The file or, where it is not there, the one of that name that comes with pydet."""
+    return next((place for place in (Path(path), ASSETS / Path(path).name) if place.is_file()), None)
+
+
 def _text(path: str | os.PathLike[str]) -> str:
-    """Of the file or, where it is not there, of the one of that name that comes with pydet."""
-    found = Path(path) if Path(path).is_file() else ASSETS / Path(path).name
-    if not found.is_file():
+    found = find_file(path)
+    if found is None:
         raise TreeError(f"{os.fspath(path)}: no such file")
     if found.stat().st_size > MAX_BYTES:
         raise TreeError(f"{os.fspath(path)}: {found.stat().st_size:,} bytes are too many (at most {MAX_BYTES:,})")

@@ -18,6 +18,7 @@ from op_checks import (
     message_of,
     outputs,
     refused,
+    shifted,
     strided,
     to_device,
 )
@@ -73,8 +74,9 @@ def check_gradient(case: OpCase, size: int, dtype: torch.dtype, device: str) -> 
 
 def check_strided(case: OpCase, device: str) -> None:
     args = case.inputs(case.gpu_sizes[3])
-    views = each_tensor(to_device(args, device), strided)
-    assert_close(case.function(*views), case.reference(*args), case.tolerance)
+    for layout in (strided, shifted):
+        views = each_tensor(to_device(args, device), layout)
+        assert_close(case.function(*views), case.reference(*args), case.tolerance)
 
 
 def check_messages(case: OpCase, device: str) -> None:

@@ -343,6 +343,8 @@ OP_CASES = [
         name="sigmoid_focal_loss",
         make_inputs=focal_labels,
         sizes=(0, 1, 2, 9, 146, 147, 1000),
+        gpu_sizes=(0, 1, 31, 32, 33, 255, 256, 257, 1170, 1171, 2341, 4700),  # a block: 8,192 values of float32
+        exact_on_gpu=False,  # the reductions
         floating=(0, 1),
         gradients=(0, 1),
         tolerance=(3e-6, 1e-9),
@@ -353,6 +355,8 @@ OP_CASES = [
         name="softmax_focal_loss",
         make_inputs=lambda n, g: (*focal_classes(n, g), 2.0, 0.25, torch.rand(19, generator=g), "none"),
         sizes=(0, 1, 2, 15, 300, 2000),
+        gpu_sizes=(0, 1, 31, 32, 33, 127, 128, 129, 255, 256, 257, 1000),  # a block: 128 rows
+        exact_on_gpu=False,  # sums over the classes
         floating=(0, 4),
         gradients=(0, 4),
         tolerance=(3e-6, 1e-9),

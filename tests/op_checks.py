@@ -54,10 +54,17 @@ def strided(tensor: Tensor) -> Tensor:
     return wide[tuple(slice(None, None, 2) for _ in tensor.shape)].copy_(tensor)
 
 
+def shifted(tensor: Tensor) -> Tensor:
+    """The same values, contiguous, an element behind the beginning of their memory: no vector of several is aligned."""
+    return tensor.new_empty(tensor.numel() + 1)[1:].view(tensor.shape).copy_(tensor)
+
+
 def gradients(case: OpCase, function: Callable[..., Any], args: Arguments, ones: bool = False) -> tuple[Tensor, ...]:
     """With respect to the floating ones of the arguments that have one, for gradients of the results: random, or 1."""
     args = tuple(
-        arg.detach().clone().requires_grad_() if i in case.gradients and arg.is_floating_point() else arg
+        arg.detach().clone().requires_grad_()
+        if i in case.gradients and isinstance(arg, Tensor) and arg.is_floating_point()
+        else arg
         for i, arg in enumerate(args)
     )
     results = [r for r in outputs(function(*args)) if r.requires_grad]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 
 import pytest
+import torch
 
 from pydet import ops
 from pydet.ops import _backend
@@ -34,3 +35,13 @@ def test_what_cannot_be_served_changes_nothing(monkeypatch: pytest.MonkeyPatch) 
         with pytest.raises(RuntimeError, match="triton is not installed"):
             ops.set_backend("triton")
         assert ops.backend_of("nms") == ("reference", "set_backend")
+
+
+def test_triton_serves_gradients_too() -> None:
+    pytest.importorskip("triton")
+    names = [f"pydet::_sigmoid_focal_loss_{part}" for part in ("with_gradient", "backward")]
+    has = torch._C._dispatch_has_kernel_for_dispatch_key
+    before = [has(name, "CUDA") for name in names]
+    with ops.set_backend("triton"):
+        assert all(has(name, "CUDA") for name in names)
+    assert [has(name, "CUDA") for name in names] == before

@@ -20,7 +20,8 @@ from pydet.ops import match_anchors
 
 
 def flat(batch: Batch) -> list[torch.Tensor]:
-    return [*batch.images, *batch[1:]]
+    assert batch.targets.image_labels is None
+    return [*batch.images, *batch.targets[:3], batch.indices]
 
 
 def loaded(workers: int, **options: Any) -> list[Batch]:
@@ -46,12 +47,22 @@ def test_going_on_is_as_if_one_had_never_stopped() -> None:
 def test_batches_have_what_the_operators_take() -> None:
     batch = loaded(0)[0]
     assert len(batch.images) == 2
-    assert batch.boxes.shape == (int(batch.counts.sum()), 4)
-    assert len(batch.labels) == len(batch.boxes)
-    assert batch.image_labels.tolist() == [-1, -1]
-    matched = match_anchors(batch.boxes[:5], batch.boxes, batch.counts)
+    targets = batch.targets
+    assert targets.boxes.shape == (int(targets.counts.sum()), 4)
+    assert len(targets.labels) == len(targets.boxes)
+    matched = match_anchors(targets.boxes[:5], targets.boxes, targets.counts)
     assert matched.shape == (2, 5)
     assert matched[0].tolist() == [0, 1, 2, 3, 4]  # the first five boxes are themselves
+
+
+def test_an_epoch_draws_anew() -> None:
+    """There is one picture: each batch has it in two epochs, and each looks different, with another seed too."""
+    pictures = [image for batch in loaded(0, size=(96, 96)) for image in batch.images]
+    assert not any(torch.equal(a, b) for n, a in enumerate(pictures) for b in pictures[:n])
+    data = load_dataset(BCCD, "test")
+    one, other = (TrainingSet(data, DarknetPlace(), seed)[Request(0, 0, (96, 96))].sample.image for seed in (3, 4))
+    assert torch.equal(one, pictures[0])
+    assert not torch.equal(one, other)
 
 
 def test_epochs_see_every_picture_once() -> None:
@@ -119,14 +130,19 @@ def test_pictures_as_they_are() -> None:
 
 
 def test_labels_of_whole_pictures(tmp_path: Path) -> None:
-    for name in ("cat/1.jpg", "dog/2.jpg"):
-        picture(tmp_path / name)
-    training = TrainingSet(load_dataset(tmp_path), DarknetPlace())
-    batch = collate([training[Request(picture, 0, (32, 32))] for picture in (1, 0)])
-    assert batch.image_labels.tolist() == [1, 0]
-    assert batch.counts.tolist() == [0, 0]
-    assert batch.boxes.shape == (0, 4)
-    assert batch.indices.tolist() == [1, 0]
+    """Beside a picture with boxes, which is trained with them though its file has such a label too."""
+    for name, lines in (("a", "3 0 0 0 0\n"), ("b", "1 0.5 0.5 0.5 0.5\n2 0 0 0 0\n"), ("c", "")):
+        picture(tmp_path / "images" / f"{name}.jpg")
+        write(tmp_path / "labels" / f"{name}.txt", lines)
+    training = TrainingSet(load_dataset(tmp_path))
+    batch = collate([training[Request(place, 0, (32, 32))] for place in (1, 0, 2)])
+    assert batch.targets.image_labels is not None
+    assert batch.targets.image_labels.tolist() == [-1, 3, -1]
+    assert batch.targets.counts.tolist() == [1, 0, 0]
+    assert batch.indices.tolist() == [1, 0, 2]
+    empty = collate([training[Request(2, 0, (32, 32))]]).targets
+    assert empty.image_labels is None
+    assert empty.boxes.shape == (0, 4)
 
 
 def test_a_picture_that_changes_under_way_is_named(tmp_path: Path) -> None:

@@ -125,6 +125,15 @@ def test_table_and_bars_are_those_of_the_run() -> None:
     ]
 
 
+def test_detectors_have_a_table_of_their_own() -> None:
+    seconds = {"pydet": 0.0301, "post-processing": 0.0004, "bf16": 0.0123, "onnxruntime": 0.0254, "network": 0.028}
+    races = {"test_detector[yolov3-tiny]": {"seconds": seconds}, "test_nms[1]": {"seconds": {"pydet": 1.0}}}
+    table = report.detector_table(a_run(races=races))
+    assert "| yolov3-tiny | 30.1 | 0.4 | 12.3 | 25.4 |  |  |  |  |  |\n" in table
+    assert "nms" not in table
+    assert report.detector_table(a_run()) == ""
+
+
 def test_readme_has_the_committed_numbers() -> None:
     readme = report.README.read_text(encoding="utf-8")
     assert report.with_table(readme, results.shown(results.read(report.RESULTS))) == readme

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from cuda_harness import REGISTERED
 from op_cases import OP_CASES, OpCase
 from readme_table import with_table
 
@@ -41,6 +42,14 @@ def test_has_reference_fake_and_documentation(name: str) -> None:
     assert str(operator._schema).startswith(f"pydet::{name}(")
     for section in ("Args:", "Returns:", "Raises:"):
         assert section in (getattr(ops, name).__doc__ or "")
+
+
+def test_every_kernel_of_the_cpu_has_one_for_cuda() -> None:
+    """The compiled gradients, whose names begin with an underscore, too."""
+    names = {name.split("::")[1] for name in torch._C._dispatch_get_all_op_names() if name.startswith("pydet::")}
+    on_the_cpu = {n for n in names if torch._C._dispatch_has_kernel_for_dispatch_key(f"pydet::{n}", "CPU")}
+    assert on_the_cpu >= set(ops.OPERATORS)
+    assert on_the_cpu <= set(REGISTERED)
 
 
 def test_readme_table_is_that_of_the_registry() -> None:

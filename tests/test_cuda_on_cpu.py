@@ -28,6 +28,7 @@ from op_checks import (
     inputs_of,
     message_of,
     refused,
+    shifted,
     strided,
 )
 
@@ -106,7 +107,8 @@ def test_equals_the_cpu_kernel(cuda: CudaOnCpu, case: OpCase, dtype: torch.dtype
 @pytest.mark.parametrize("case", CASES, ids=IDS)
 def test_strided(cuda: CudaOnCpu, case: OpCase) -> None:
     args = case.inputs(case.gpu_sizes[3])
-    assert_close(cuda.call(case.function, *each_tensor(args, strided)), case.reference(*args), case.tolerance)
+    for layout in (strided, shifted):
+        assert_close(cuda.call(case.function, *each_tensor(args, layout)), case.reference(*args), case.tolerance)
 
 
 def test_every_registered_operator_ran(cuda: CudaOnCpu) -> None:

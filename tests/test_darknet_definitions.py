@@ -70,7 +70,8 @@ def test_pictures_of_any_size_go_in_and_boxes_in_their_pixels_come_out(name: str
     _, placed = network.preprocess(images)
     height, width = network.image_size
     seen = placed.to_picture(torch.tensor([0.0, 0, width, height]).expand(2, 1, 4))  # of the pictures, margins included
-    for found, (limits,) in zip(network(images, 0.0 if name == "yolov1-tiny" else 0.0001, 0.45), seen, strict=True):
+    detections = network(images, score_threshold=0.0 if name == "yolov1-tiny" else 0.0001, iou_threshold=0.45)
+    for found, (limits,) in zip(detections, seen, strict=True):
         assert len(found["boxes"]) > 0
         assert found["labels"].max() < 3
         centres = (found["boxes"][:, :2] + found["boxes"][:, 2:]) / 2

@@ -79,7 +79,7 @@ def test_a_list_gives_a_list_whatever_the_batches(detector: Detector) -> None:
 
 def test_boxes_are_cut_at_the_edges(detector: Detector) -> None:
     picture = read_image(Image.open(DOG).crop((180, 230, 640, 470)))  # through the dog and both wheels
-    raw = detector.model([picture], 0.005, 0.45)[0]["boxes"]
+    raw = detector.model([picture], score_threshold=0.005, iou_threshold=0.45)[0]["boxes"]
     limits = torch.tensor([460.0, 240.0, 460.0, 240.0])
     assert (raw < 0).any()
     assert (raw > limits).any()

@@ -40,7 +40,7 @@ def benchmark_module(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 def test_every_race_runs(tmp_path: Path) -> None:
     script, out = ROOT / "benchmarks" / "gpu" / "run.py", tmp_path / "races.json"
-    options = ["--device", "cpu", "--scale", "0.0003", "--budget", "0.01"]
+    options = ["--device", "cpu", "--scale", "0.0003", "--budget", "0.01", "--seconds", "3000"]
     eager = {**os.environ, "TORCH_COMPILE_DISABLE": "1"}  # the compiled reference then is the reference
     command = [sys.executable, str(script), str(out), *options]
     process = subprocess.run(command, env=eager, capture_output=True, text=True, check=False)
@@ -65,6 +65,21 @@ def test_races_leave_out_who_is_wrong(benchmark_module: ModuleType) -> None:
     contenders = {"pydet": work.function, "wrong": lambda a, b: work.function(a, b) + 1, "absent": absent}
     left_out = benchmark_module.compare(work, contenders, args)
     assert left_out == {"wrong": "its result is another one", "absent": "RuntimeError: no kernel image"}
+
+
+def test_a_few_boxes_may_be_others_and_no_more(benchmark_module: ModuleType) -> None:
+    same_boxes, same_detections = (getattr(sys.modules["inputs"], f"same_{what}") for what in ("boxes", "detections"))
+    kept = torch.arange(1000)
+    assert same_boxes(kept, torch.cat([kept[:-4], torch.tensor([2000, 2001])]))
+    assert not same_boxes(kept, kept[:-11])
+    assert not same_boxes(kept, kept + 20)
+    images = [(torch.rand(100, 4), torch.rand(100), torch.arange(100) % 7) for _ in range(2)]
+    boxes, scores, labels = (torch.stack(values) for values in zip(*images, strict=True))
+    padded = boxes, scores, labels, labels, torch.tensor([100, 100])
+    assert same_detections(padded, images)
+    assert same_detections(padded, [images[0], tuple(values[:-1] for values in images[1])])
+    assert not same_detections(padded, images[::-1])
+    assert not same_detections(padded, [images[0], (images[1][0], images[1][1], images[1][2] + 1)])
 
 
 def test_aims_are_judged(benchmark_module: ModuleType) -> None:

@@ -43,7 +43,7 @@ def objects(recording: dict[str, np.ndarray]) -> list[np.ndarray]:
 def darknet_targets(images: list[np.ndarray], image_size: tuple[int, int], dtype: torch.dtype) -> Targets:
     """Boxes in pixels; an image with an object that is nowhere shows the class of the first such one."""
     only = [next((int(label) for x, *_, label in image if x > ONLY_CLASS), -1) for image in images]
-    images = [image[:0] if label >= 0 else image for image, label in zip(images, only, strict=True)]
+    images = [image[image[:, 0] <= ONLY_CLASS] for image in images]
     rows = torch.from_numpy(np.concatenate(images)).double()
     size = torch.tensor([image_size[1], image_size[0]] * 2)
     centre, half = rows[:, :2], rows[:, 2:4] / 2

@@ -260,8 +260,8 @@ def test_confusions_by_hand() -> None:
     assert confusion_matrix(dataset, found).tolist() == [[0, 0, 0], [1, 0, 1], [0, 1, 0]]
     assert confusion_matrix(dataset, found, threshold=0.1).tolist() == [[0, 0, 0], [1, 1, 0], [0, 1, 0]]
     # one to one: of two detections of an object the closer one is its own, the other a false alarm
-    twice = detections((0, 0, 20, 20, 1, 0.5), (0, 0, 20, 19, 1, 0.9))
-    assert confusion_matrix(dataset, twice).tolist() == [[0, 0, 0], [0, 1, 1], [0, 1, 0]]
+    twice = detections((0, 0, 20, 19, 0, 0.9), (0, 0, 20, 20, 1, 0.5))
+    assert confusion_matrix(dataset, twice).tolist() == [[0, 0, 0], [0, 1, 1], [1, 0, 0]]
     for excused in (one_picture([True, False], [False, False]), one_picture([False, False], [True, False])):
         assert confusion_matrix(excused, found).tolist() == [[0, 0, 0], [0, 0, 1], [0, 1, 0]]
 

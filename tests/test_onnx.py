@@ -53,7 +53,7 @@ def assert_same_as(network: DetectionModel, path: Path, *thresholds: float) -> N
     for batch in batches():
         found = run(None, {"images": (batch.float() / 255).numpy()})
         with torch.inference_mode():
-            expected = network(list(batch), *thresholds)
+            expected = network(list(batch), score_threshold=thresholds[0], iou_threshold=thresholds[1])
         assert [len(boxes) for boxes in found[0]] == [found[1].shape[1]] * len(batch)
         for result, boxes, scores, labels, count in zip(expected, *found, strict=True):
             assert count == len(result["boxes"]) > 0
@@ -102,7 +102,7 @@ NETWORKS: dict[str, tuple[Any, tuple[float, float]]] = {
     "retinanet": (retinanet, (0.05, 0.5)),
     "retinanet-v2": (lambda: small_retinanet(2), (0.05, 0.5)),
 }
-SLOW = ("retinanet-v2",)
+SLOW = ("retinanet-v2", "yolov2")
 
 
 @pytest.mark.parametrize(
@@ -165,7 +165,7 @@ def test_pictures_of_every_size_are_fitted_as_the_network_does(make: Any, size: 
         fitted = fit.normalized_square(images, network.size, (0.48235, 0.45882, 0.40784), (1 / 255,) * 3)
         torch.testing.assert_close(fitted.x, expected, rtol=0, atol=0.05)  # of -123..131
     torch.testing.assert_close(fitted.offset.expand(2, 2), placement.offset, rtol=0, atol=0)
-    torch.testing.assert_close(fitted.scale.expand(2, 2), placement.scale)
+    torch.testing.assert_close(fitted.scale.expand(2, 2), placement.scale.float())
     assert fitted.size.expand(2, 2).tolist() == placement.size.tolist()
 
 
@@ -238,22 +238,22 @@ def test_mistakes(tmp_path: Path) -> None:
     network = yolov2()
     with pytest.raises(RuntimeError, match=r"must be in evaluation mode; call \.eval\(\) first"):
         export_onnx(network, tmp_path / "a.onnx")
+    with pytest.raises(ValueError, match=r"must be float32 on the CPU, got torch\.float16 on cpu"):
+        export_onnx(network.eval().half(), tmp_path / "a.onnx")
     detector = pydet.load("yolov3-tiny")
     with pytest.raises(ValueError, match=r"threshold must be in 0\.\.1, got 25"):
         detector.export_onnx(tmp_path / "a.onnx", threshold=25)
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("missing", ["onnx", "onnxscript"])
-def test_without_the_packages(missing: str, tmp_path: Path) -> None:
+def test_without_the_packages(tmp_path: Path) -> None:
     lines = [
-        f"import sys; sys.modules[{missing!r}] = None",
+        "import sys; sys.modules['onnx'] = None",
         "from pydet.cli import main",
         "sys.exit(main(['export', 'a.onnx']))",
     ]
     done = subprocess.run([sys.executable, "-c", "\n".join(lines)], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 2
-    assert done.stderr.startswith("pydet: export_onnx: ")
-    assert missing in done.stderr
+    assert done.stderr.startswith("pydet: export_onnx: import of onnx halted")
     assert done.stderr.endswith("pip install 'pydet[onnx]'\n")
     assert not list(tmp_path.iterdir())

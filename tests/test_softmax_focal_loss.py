@@ -84,6 +84,17 @@ def test_saturated_rows_are_finite(gamma: float, dtype: torch.dtype) -> None:
     assert wrong[0].tolist() == pytest.approx([0.5, 0, -0.5], abs=1e-30)
 
 
+@pytest.mark.parametrize("value", [INF, -INF, 1e30, -1e30])
+def test_rows_of_nothing_but_saturated_logits(value: float) -> None:
+    inputs = torch.full((3, 40), value)
+    inputs[2, 7] = -value
+    targets = torch.tensor([0, 39, 7])
+    ours = softmax_focal_loss(inputs, targets, reduction="none")
+    torch.testing.assert_close(ours, reference.softmax_focal_loss(inputs, targets, reduction="none"))
+    slope = gradient_of(softmax_focal_loss, inputs, targets)
+    torch.testing.assert_close(slope, gradient_of(reference.softmax_focal_loss, inputs, targets))
+
+
 def test_the_gradient_of_a_row_adds_up_to_nothing() -> None:
     inputs, targets, _ = sample()
     slope = gradient_of(softmax_focal_loss, inputs, targets, 2.0, 1.0, None, "none")

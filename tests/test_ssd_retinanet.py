@@ -224,7 +224,7 @@ def test_a_truncated_checkpoint_and_one_of_another_model(tmp_path: Path) -> None
     with pytest.raises(WeightsError, match=r"a\.pth: .* is missing; the model is for another network"):
         models.load("retinanet-resnet50", weights=tmp_path / "a.pth")
     (tmp_path / "b.pth").write_bytes((tmp_path / "a.pth").read_bytes()[:5000])
-    with pytest.raises(WeightsError, match=r"b\.pth: not a checkpoint of tensors only"):
+    with pytest.raises(WeightsError, match=r"b\.pth: not a checkpoint of PyTorch, or a damaged one: "):
         models.load("ssd300", weights=tmp_path / "b.pth")
 
 
@@ -247,3 +247,12 @@ def test_mistakes() -> None:
         models.load("ssd300", weights="a.weights")
     with pytest.raises(ValueError, match=r"normalize: image must be \[3, height, width\]"):
         SSD(NAMES).eval()([torch.zeros(1, 5, 5)])
+
+
+@pytest.mark.parametrize("make", [small_retinanet, lambda: SSD(NAMES).eval()])
+def test_only_a_fused_network_takes_channels_last_batches(make: Any) -> None:
+    """Else its sums are torchvision's to the last bit, and so is the order of what is nearly equal."""
+    network: DetectionModel = make()
+    pictures = [torch.rand(3, 64, 64)] * 2
+    assert network.batch_of(pictures).is_contiguous()
+    assert network.fuse().batch_of(pictures).is_contiguous(memory_format=torch.channels_last)

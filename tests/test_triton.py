@@ -15,11 +15,11 @@ import pytest
 import torch
 from more_inputs import nms, yolo_decode, yolo_grid_decode
 from op_cases import OP_CASES, aligned_boxes, random_boxes
-from op_checks import inputs_of, outputs
+from op_checks import assert_gradients_close, gradients, inputs_of, outputs
 from torch import Tensor
 
 from pydet import ops, reference
-from pydet.ops._backend import _triton_operator
+from pydet.ops._backend import _Override, _put_triton, _triton_operator
 
 triton = pytest.importorskip("triton")
 HERE = Path(__file__).parent
@@ -62,6 +62,9 @@ def nms_inputs(n: int, dtype: torch.dtype) -> list[tuple[Any, ...]]:
     return found[n % 4 // 2 :: 2] if n < 100 else [found[i] for i in (0, 8, 10)]
 
 
+FOCAL = next(case for case in OP_CASES if case.name == "sigmoid_focal_loss")
+
+
 # kernel: its inputs; relative and absolute tolerance, zero where the arithmetic is that of the reference bit by bit
 INPUTS = {
     "box_iou": (box_iou_inputs, 0.0, 0.0),
@@ -69,6 +72,7 @@ INPUTS = {
     "generalized_box_iou": (kin_inputs, 0.0, 0.0),
     "distance_box_iou": (lambda n, dtype: kin_inputs(n, dtype, 1e-3), 0.0, 0.0),
     "complete_box_iou": (lambda n, dtype: kin_inputs(n, dtype, 1e-3), 1e-6, 1e-6),
+    "sigmoid_focal_loss": (functools.partial(inputs_of, FOCAL), 5e-6, 1e-9),
     "yolo_decode": (yolo_decode.inputs, 5e-6, 1e-4),
     "yolo_grid_decode": (yolo_grid_decode.inputs, 5e-6, 1e-4),
     "match_anchors": (functools.partial(registered_inputs, "match_anchors"), 0.0, 0.0),
@@ -92,6 +96,16 @@ def aligned_box_iou_signature(pointer: str) -> tuple[dict[str, str], dict[str, A
     arguments, constants = box_iou_signature(pointer)
     names = ("OP", "FORMAT", "EPS", "COMPUTE")
     return {k: v for k, v in arguments.items() if k != "m"}, {k: constants[k] for k in names} | {"PAIRS": 512}
+
+
+def sigmoid_focal_loss_signature(pointer: str) -> tuple[dict[str, str], dict[str, Any]]:
+    compute = triton.language.float64 if pointer == "*fp64" else triton.language.float32
+    out, classes = "*fp64" if pointer == "*fp64" else "*fp32", pointer in ("*fp32", "*bf16")
+    arguments = {"inputs": pointer, "targets": "*i64" if classes else pointer, "factors": out, "losses": out}
+    arguments |= {"gradients": pointer, "numel": "i64", "num_classes": "i32"}
+    each = pointer in ("*fp16", "*bf16")
+    options = {"ALPHA": 0.25, "GAMMA": 2.0 if classes else 1.5, "CLASSES": classes, "EACH": each, "FACTORS": each}
+    return arguments, options | {"LOSS": True, "GRADIENT": True, "COMPUTE": compute, "BLOCK": 1024}
 
 
 def yolo_decode_signature(pointer: str) -> tuple[dict[str, str], dict[str, Any]]:
@@ -153,6 +167,7 @@ def nms_signature(everything: bool, pointer: str) -> tuple[dict[str, str], dict[
 SIGNATURES = {
     "box_iou": box_iou_signature,
     "aligned_box_iou": aligned_box_iou_signature,
+    "sigmoid_focal_loss": sigmoid_focal_loss_signature,
     "yolo_decode": yolo_decode_signature,
     "yolo_grid_decode": yolo_grid_decode_signature,
     "match_anchors.threshold": functools.partial(match_anchors_signature, "best", "no"),
@@ -203,6 +218,21 @@ def test_integer_and_mixed_boxes() -> None:
         torch.testing.assert_close(result, expected, rtol=0, atol=0)
 
 
+@pytest.mark.skipif(not INTERPRETED, reason="runs in the process that test_interpreter starts")
+@pytest.mark.parametrize("size", SIZES)
+def test_gradient_equals_that_of_the_reference(size: int) -> None:
+    """By autograd, which finds the launchers of the gradient where it would find the compiled operators."""
+    override = _Override()
+    _put_triton(override, FOCAL.name, launcher(FOCAL.name), "CPU")
+    try:
+        for dtype in (torch.float32, torch.float64, torch.bfloat16):
+            for args in inputs_of(FOCAL, size, dtype):
+                ours, theirs = (gradients(FOCAL, f, args) for f in (FOCAL.function, FOCAL.reference))
+                assert_gradients_close(ours, theirs)
+    finally:
+        override.undo()
+
+
 @pytest.mark.skipif(INTERPRETED, reason="starts this process")
 def test_interpreter() -> None:
     """TRITON_INTERPRET is read when a kernel is decorated: another process, and every interpreted test ran in it."""
@@ -210,7 +240,7 @@ def test_interpreter() -> None:
     environment = {**os.environ, "TRITON_INTERPRET": "1"}
     process = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert process.returncode == 0, process.stdout + process.stderr
-    assert f"{len(INPUTS) * len(SIZES) * 4 + 1} passed" in process.stdout
+    assert f"{(len(INPUTS) * 4 + 1) * len(SIZES) + 1} passed" in process.stdout
 
 
 def compiled_kernel(name: str, pointer: str, architecture: int, sizes_of_one: bool = False) -> Any:
@@ -266,6 +296,9 @@ CELLS = (torch.zeros(1, 12, 4), torch.zeros(1, 4), torch.tensor([1]))
             (torch.zeros(1, 7, 4), torch.zeros(7, 4)),
             r"leading dimensions, got \[1, 7, 4\]",
         ),
+        ("sigmoid_focal_loss", (torch.zeros(2, 3), torch.zeros(2)), r"with inputs \[2, 3\], got \[2\]"),
+        ("sigmoid_focal_loss", (torch.zeros(2), torch.zeros(2), 0.25, 2.0, "avg"), "or 'sum', got 'avg'"),
+        ("sigmoid_focal_loss", (torch.zeros(2), torch.zeros(2), 0.25, -1.0), "gamma must be finite and not negative"),
         ("match_anchors", (torch.zeros(7, 5), torch.zeros(1, 4)), r"or \[B, A, 4\] with counts, got \[7, 5\]"),
         ("match_anchors", (torch.zeros(7, 4), torch.zeros(1, 4), None, 0.4, 0.5), "high_threshold = 0.4, got 0.5"),
         ("match_anchors", (torch.zeros(7, 4), torch.zeros(1, 4), None, 0.5, 0.4, "x"), "'threshold', got 'x'"),

@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 
+from pydet import ops
 from pydet.wordtree import ASSETS, TreeError, WordTree, read_map
 
 WORDNET = Path("/usr/share/wordnet/data.noun")
@@ -124,3 +126,16 @@ def test_the_persian_cat_in_the_real_wordnet() -> None:
     names = [tree.ids[node] for node in tree.path(tree.ids.index("n02123394"))]
     assert names[0] == "n00001740"  # entity
     assert "n02121808" in names  # domestic cat
+
+
+def test_parents_are_made_a_tensor_once_and_may_meet_a_gradient() -> None:
+    """Also where the first to ask is inference: a tensor of inference could not be kept for a backward."""
+    tree = WordTree.parse("a -1\nb 0\nc 0\n", "a test")
+    with torch.inference_mode():
+        first = tree.tensor()
+    assert tree.tensor() is first
+    assert first.tolist() == [-1, 0, 0]
+    logits = torch.zeros(1, 3, requires_grad=True)
+    ops.tree_softmax(logits, first)[0, 1].backward()
+    assert logits.grad is not None
+    torch.testing.assert_close(logits.grad, torch.tensor([[0.0, 0.25, -0.25]]))

@@ -146,6 +146,7 @@ WORKLOADS = [
             operator="nms",
             make_inputs=functools.partial(make, n),
             peer=of_the_same_name("nms"),
+            equal=inputs.same_boxes,
             aims={"seconds": seconds, "torchvision": 5},
         )
         for n, seconds in ((10_000, 100e-6), (100_000, 3e-3))
@@ -161,6 +162,7 @@ WORKLOADS = [
         operator="batched_nms",
         make_inputs=functools.partial(inputs.with_classes, 100_000),
         peer=of_the_same_name("batched_nms"),
+        equal=inputs.same_boxes,
         aims={"torchvision": 10},
     ),
     *(
@@ -243,5 +245,12 @@ WORKLOADS = [
             graph=True,
         )
         for images, anchors in ((32, 8732), (8, 120_000))
+    ),
+    Workload(
+        name="anchor_kmeans 860k boxes, 9 anchors",
+        operator="anchor_kmeans",
+        make_inputs=inputs.sizes_of_boxes,
+        graph=True,
+        equal=close,
     ),
 ]

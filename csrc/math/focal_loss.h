@@ -90,16 +90,18 @@ PYDET_HD LossAndGradient<T> focal(T x, T t, T alpha, T not_alpha, T gamma) {
                     : focal_of_label<kPower, kFused, false>(x, t, alpha, not_alpha, gamma);
 }
 
-// -(1 - p)^gamma log p of a softmax, and its derivative by log p: the derivative by the logit c is slope (delta - p_c).
+// -(1 - p)^gamma log p of a softmax, and its derivatives: by the logit of the label, and by any other for each unit of
+// that one's exponential.
 template <typename T>
 struct FocalOfSoftmax {
-  T loss, slope;
+  T loss, own_slope, others_slope;
 };
 
-// `shifted` is the logit minus the largest one, `own` its exponential, `others` the sum of the other exponentials.
+// `shifted` is the logit of the label minus the largest one, `own` its exponential, `others` the sum of the other
+// exponentials: together at least 1.
 template <bool kFused, typename T>
 PYDET_HD FocalOfSoftmax<T> focal_of_softmax(T shifted, T own, T others, T gamma) {
-  const T sum = own + others, p = own / sum, miss = others / sum;
+  const T sum = own + others, share = reciprocal(sum), p = own * share, miss = others * share;
   // Near 1 the logarithm of p is that of 1 + others / own.
   const T log_p = own == T(1) && others < T(1) ? -log1p_of_fraction<kFused>(others) : shifted - logarithm(sum);
   T modulation = T(1);
@@ -108,8 +110,9 @@ PYDET_HD FocalOfSoftmax<T> focal_of_softmax(T shifted, T own, T others, T gamma)
   } else if (gamma != T(0)) {
     modulation = exponential<kFused>(gamma * logarithm(miss));
   }
-  const T ratio = miss > T(0) ? log_p / miss : T(-1);  // its limit
-  return {-modulation * log_p, modulation * (gamma * p * ratio - T(1))};
+  const T ratio = miss >= smallest_normal<T>() ? log_p * reciprocal(miss) : T(-1);  // its limit
+  const T slope = modulation * (gamma * p * ratio - T(1));                          // by log p
+  return {-modulation * log_p, slope * miss, -slope * share};
 }
 
 }  // namespace pydet

@@ -257,11 +257,23 @@ struct Logistic {
   T p, not_p, tail;
 };
 
+// 1 / x for 2^-126 <= x <= 2^126, correctly rounded. A GPU divides with a test for what else x could be, and a call.
+PYDET_HD float reciprocal(float x) {
+#if defined(__CUDA_ARCH__)
+  float r;
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(r) : "f"(x));
+  return std::fma(r, -std::fma(x, r, -1.0f), r);
+#else
+  return 1.0f / x;
+#endif
+}
+PYDET_HD double reciprocal(double x) { return 1.0 / x; }
+
 // kOrdinary: |x| <= 87, where nothing has to be kept from overflowing.
 template <bool kFused = false, bool kOrdinary = false, typename T>
 PYDET_HD Logistic<T> logistic(T x) {
   const T e = exp_of_negative<kFused, kOrdinary>(-std::fabs(x));
-  const T larger = T(1) / (T(1) + e), smaller = e * larger;
+  const T larger = reciprocal(T(1) + e), smaller = e * larger;
   return {by_sign(x, smaller, larger), by_sign(x, larger, smaller), log1p_of_fraction<kFused>(e)};
 }
 

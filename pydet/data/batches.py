@@ -1,9 +1,10 @@
 """From a data set to batches: what is seen when, augmented from one seed, by any number of workers and processes.
 
-training = TrainingSet(load_dataset("blood", "train"), DarknetPlace(), seed=0)
-batches = Batches(len(training), batch_size=8, updates=1000, size=MultiScale(), seed=0)
-for batch in torch.utils.data.DataLoader(training, batch_sampler=batches, collate_fn=collate, num_workers=2):
-    losses = model(batch.images, batch)
+>>> training = TrainingSet(load_dataset("blood", "train"), DarknetPlace(), seed=0)
+>>> batches = Batches(len(training), batch_size=8, updates=1000, size=MultiScale(), seed=0)
+>>> loader = torch.utils.data.DataLoader(training, batch_sampler=batches, collate_fn=collate, num_workers=2)
+
+Each batch of the loader is a `Batch`: `batch.images` for the network, `batch.targets` for the loss.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from torch.utils import data as torch_data
 from pydet.data.augment import ORDER, SAMPLES, Augmentation, MultiScale, Sample, Size, generator
 from pydet.data.dataset import Dataset
 from pydet.image import ImageError, read_image
+from pydet.losses.targets import NO_LABEL, Targets
 
 
 class Request(NamedTuple):
@@ -38,23 +40,18 @@ class Example(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """Pictures and their objects, these one after another as `pydet.ops.match_anchors` takes them.
+    """Pictures and their objects.
 
     Attributes:
         images: B tensors [3, height, width]; float32 in 0..1 and of one size, unless the augmentation was none or
             `Flip`: then uint8 and of any sizes.
-        boxes: float32 [sum of counts, 4] xyxy in pixels of their image.
-        labels: int64 [sum of counts].
-        counts: int64 [B], how many of the boxes each image has; may be 0.
-        image_labels: int64 [B], what the whole picture shows, where it has such a label and perhaps no box; else -1.
+        targets: Their objects as the losses take them: float32 boxes in pixels of the image, labels that count the data
+            set's classes from 0; image_labels is None where no picture of the batch has a label as a whole.
         indices: int64 [B], which pictures of the data set they are, to name one in a message.
     """
 
     images: list[Tensor]
-    boxes: Tensor
-    labels: Tensor
-    counts: Tensor
-    image_labels: Tensor
+    targets: Targets
     indices: Tensor
 
 
@@ -92,7 +89,8 @@ class TrainingSet(torch_data.Dataset[Example]):
         if self.augmentation is not None:
             random = generator(SAMPLES, self.seed, request.epoch, request.picture)
             sample = self.augmentation(sample, request.size, random)
-        return Example(request, sample, -1 if record.image_label is None else record.image_label)
+        no_label = record.image_label is None or len(record.boxes) > 0  # what has boxes is trained with them
+        return Example(request, sample, NO_LABEL if no_label else record.image_label)  # type: ignore[arg-type]
 
 
 class Batches(torch_data.Sampler[list[Request]]):
@@ -164,11 +162,12 @@ class Batches(torch_data.Sampler[list[Request]]):
 def collate(examples: Sequence[Example]) -> Batch:
     """The `collate_fn` of a DataLoader: examples as a batch."""
     samples = [example.sample for example in examples]
-    return Batch(
-        [sample.image for sample in samples],
+    image_labels = torch.tensor([example.image_label for example in examples])
+    targets = Targets(
         torch.cat([sample.boxes for sample in samples]),
         torch.cat([sample.labels for sample in samples]),
         torch.tensor([len(sample.boxes) for sample in samples]),
-        torch.tensor([example.image_label for example in examples]),
-        torch.tensor([example.request.picture for example in examples]),
+        image_labels if (image_labels != NO_LABEL).any() else None,
     )
+    indices = torch.tensor([example.request.picture for example in examples])
+    return Batch([sample.image for sample in samples], targets, indices)

@@ -20,8 +20,8 @@ class Targets(NamedTuple):
         labels: int64 [G], as the network's outputs count them: for SSD 0 is the background, for YOLO9000 and whatever
             has a `map=` in its cfg they are the classes of the map.
         counts: int64 [B], how many of the objects each image has; 0 is an ordinary number.
-        image_labels: None, or int64 [B] for YOLO9000's joint training: the node of the tree that an image without boxes
-            shows, -1 for an ordinary image (with boxes, or known to be empty).
+        image_labels: None, or int64 [B] for YOLO9000's joint training: the node of the tree that an image as a whole
+            shows, whose boxes are then not looked at; -1 for an ordinary image (with boxes, or known to be empty).
     """
 
     boxes: Tensor
@@ -47,17 +47,11 @@ class Targets(NamedTuple):
         """
         for image, target in enumerate(targets):
             _check_image(image, target["boxes"], target["labels"], num_classes)
-        labels_of_images = None
-        if image_labels is not None:
-            for image, (label, target) in enumerate(zip(image_labels, targets, strict=True)):
-                if label != NO_LABEL and len(target["boxes"]):
-                    raise ValueError(f"Targets: image {image} has boxes and an image label ({label}): choose one")
-            labels_of_images = torch.tensor(list(image_labels), dtype=torch.int64)
         return cls(
             torch.cat([target["boxes"] for target in targets]),
             torch.cat([target["labels"].long() for target in targets]),
             torch.tensor([len(target["boxes"]) for target in targets]),
-            labels_of_images,
+            None if image_labels is None else torch.tensor(list(image_labels), dtype=torch.int64),
         )
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Targets:
@@ -66,6 +60,11 @@ class Targets(NamedTuple):
     def starts(self) -> Tensor:
         """int64 [B]: where the objects of each image begin."""
         return self.counts.cumsum(0) - self.counts
+
+    def images(self) -> Tensor:
+        """int64 [G]: the image of each object."""
+        objects = torch.arange(self.boxes.shape[0], device=self.counts.device)
+        return torch.bucketize(objects, self.counts.cumsum(0), right=True)
 
     def with_none(self) -> tuple[Tensor, Tensor]:
         """Boxes [G + 1, 4] and labels [G + 1]; row G stands for no object, so that every gather finds something."""

@@ -50,7 +50,7 @@ def yolo9000_loss(
     """Loss of YOLO9000's head: YOLOv2's, with the cross-entropy of the softmax in the group of siblings of the class of
     an object and of each node above it. Nodes below the class are not trained.
 
-    An image with an image label instead of boxes has two terms only: the classes of the one prediction that likes its
+    An image with an image label has two terms only: the classes of the one prediction that likes its
     class best, by objectness times the absolute probability of the class; and objectness towards 0 for all others. (The
     paper assumes an IoU of .3 for that one; Darknet did so for half a year, and leaves its objectness alone since.)
 

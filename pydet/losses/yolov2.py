@@ -106,7 +106,7 @@ def region_terms(
 
     Args:
         left_out: bool [B, H * W * A], predictions without a loss of objectness.
-        boxless: bool [B], images without the prior of the early phase.
+        boxless: bool [B], images whose boxes are not looked at, and without the prior of the early phase.
     """
     rows, columns = cells.shape[1:3]
     pixels = torch.stack([anchors[:, 0] * (image_size[1] / columns), anchors[:, 1] * (image_size[0] / rows)], dim=1)
@@ -122,6 +122,9 @@ def region_terms(
             priors=pixels if settings.bias_match else None,
             ignore_threshold=settings.thresh,
         )
+        if boxless is not None:
+            matches = torch.where(boxless[:, None], -1, matches)
+            predictors = torch.where(boxless[targets.images()], -1, predictors)
     found = assigned(cells, grid, targets, matches, predictors)
     values = found.values
     centre_and_size = torch.cat([values[:, :2].sigmoid(), values[:, 2:4]], dim=1)

@@ -102,9 +102,12 @@ def _outcomes(record: Record, found: Detections, threshold: float) -> NDArray[np
     return np.array(outcomes, dtype=np.int64)
 
 
-def _best(overlaps: Tensor, labels: Tensor, truth: Tensor, allowed: Tensor) -> tuple[Tensor, Tensor]:
+def _best(
+    overlaps: Tensor, labels: Tensor, truth: Tensor, allowed: Tensor
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """The highest of overlaps [D, G] with an allowed object of the same class, -1 for none, and which object it is."""
-    fits = (labels[:, None] == truth) & allowed
-    padded = torch.cat([overlaps.where(fits, -1), overlaps.new_full((len(labels), 1), -1)], dim=1)
-    best = padded.max(dim=1)
-    return best.values, best.indices
+    # numpy: torch starts its threads for a maximum of a few numbers, thousands of times
+    fits = (labels.numpy()[:, None] == truth.numpy()) & allowed.numpy()
+    padded = np.pad(np.where(fits, overlaps.numpy(), -1.0), ((0, 0), (0, 1)), constant_values=-1.0)
+    best = padded.argmax(axis=1)
+    return padded[np.arange(len(best)), best], best

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from pydet.models.checkpoint import load_checkpoint, save_checkpoint
-from pydet.models.darknet import CfgError, Darknet, WeightsError, load_weights, read_cfg, save_weights
+from pydet.models.darknet import CfgError, ClassNamesError, Darknet, WeightsError, load_weights, read_cfg, save_weights
 from pydet.models.detection import DetectionModel
 from pydet.models.precision import dtype_of
 from pydet.models.registry import ASSETS, MODELS, DarknetDefinition, Definition, TorchvisionDefinition, find, read_lines
@@ -76,20 +76,11 @@ def load(
         raise ValueError(f"load: cfg={os.fspath(cfg)!r} needs weights=...: a .weights or .safetensors file")
     if weights is None:
         weights = _embedded(model)
-    suffix = Path(weights).suffix.lower()
-    if suffix == ".safetensors":
-        network = load_checkpoint(weights, None if cfg is None else read_cfg(cfg), size, names, batch_norm)
-    elif suffix == ".weights":
-        network = _from_darknet(model, weights, cfg, size, names, batch_norm)
-    elif suffix in (".pth", ".pt"):
-        definition = find(model)
-        if not isinstance(definition, TorchvisionDefinition) or cfg is not None:
-            raise ValueError(f"load: {os.fspath(weights)}: {model} has Darknet's weights, not a {suffix} file")
-        network = definition.build(names, size)
-        load_torchvision(network, weights)
-    else:
-        known = "a .weights, .pth or .safetensors file"
-        raise ValueError(f"load: weights must be {known}, got {os.fspath(weights)!r}")
+    try:
+        network = _network(model, weights, cfg, size, names, batch_norm)
+    except ClassNamesError as error:
+        source = f"{os.fspath(class_names)}: " if isinstance(class_names, (str, os.PathLike)) else ""
+        raise ClassNamesError(f"{source}{error}") from None
     if names is None and isinstance(network, Darknet) and network.num_classes == 80:
         network.class_names = coco_names() if network.class_names[0] == "class 0" else network.class_names
     network.eval().requires_grad_(False)
@@ -99,6 +90,30 @@ def load(
 def coco_names() -> list[str]:
     """The 80 classes of COCO, in Darknet's order and words."""
     return read_lines(ASSETS / "coco.names")
+
+
+def _network(
+    model: str,
+    weights: str | os.PathLike[str],
+    cfg: str | os.PathLike[str] | None,
+    size: tuple[int, int] | None,
+    names: Sequence[str] | None,
+    batch_norm: str,
+) -> DetectionModel:
+    """By the ending of the weights' file."""
+    suffix = Path(weights).suffix.lower()
+    if suffix == ".safetensors":
+        return load_checkpoint(weights, None if cfg is None else read_cfg(cfg), size, names, batch_norm)
+    if suffix == ".weights":
+        return _from_darknet(model, weights, cfg, size, names, batch_norm)
+    if suffix in (".pth", ".pt"):
+        definition = find(model)
+        if not isinstance(definition, TorchvisionDefinition) or cfg is not None:
+            raise ValueError(f"load: {os.fspath(weights)}: {model} has Darknet's weights, not a {suffix} file")
+        network = definition.build(names, size)
+        load_torchvision(network, weights)
+        return network
+    raise ValueError(f"load: weights must be a .weights, .pth or .safetensors file, got {os.fspath(weights)!r}")
 
 
 def _from_darknet(
@@ -140,4 +155,6 @@ def _embedded(model: str) -> Path:
 
 
 def _read_names(names: Sequence[str] | str | os.PathLike[str] | None) -> list[str] | None:
-    return read_lines(Path(names)) if isinstance(names, (str, os.PathLike)) else None if names is None else list(names)
+    if isinstance(names, (str, os.PathLike)):
+        return read_lines(Path(names))
+    return None if names is None else list(names)

@@ -145,8 +145,7 @@ class DetectionModel(nn.Module):
             return images, targets
         truths = Targets.of(targets, self.num_labels)
         x, placement = self.preprocess(list(images))
-        images_of = torch.repeat_interleave(truths.counts)
-        return x, truths._replace(boxes=placement.to_batch(truths.boxes, images_of)).to(x.device)
+        return x, truths._replace(boxes=placement.to_batch(truths.boxes, truths.images())).to(x.device)
 
     @property
     def fused(self) -> bool:
@@ -162,7 +161,11 @@ class DetectionModel(nn.Module):
         """Pictures of one size as a batch of the network's dtype and device."""
         like = next(self.parameters())
         shape = (len(pictures), *pictures[0].shape)
-        batch = torch.empty(shape, dtype=like.dtype, device=like.device, memory_format=torch.channels_last)
+        # As the weights lie. A network that is not fused then sums in the order of torchvision's, and of boxes whose
+        # scores are nearly equal the same one is better.
+        fused = any(weight.dim() == 4 and not weight.is_contiguous() for weight in self.parameters())
+        layout = torch.channels_last if fused else torch.contiguous_format
+        batch = torch.empty(shape, dtype=like.dtype, device=like.device, memory_format=layout)
         for row, picture in zip(batch, pictures, strict=True):
             row.copy_(picture)
         return batch

@@ -166,18 +166,21 @@ class SSD(DetectionModel):
         pictures, placement = stretch([normalize(image.to(device), MEAN, STD) for image in images], self.size)
         return self.batch_of(pictures), placement
 
+    def _boxes_on(self, device: torch.device) -> Tensor:
+        if self.boxes.device != device:
+            self.boxes = self.boxes.to(device)
+        return self.boxes
+
     def forward_heads(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Class logits [B, N, C], the background's first, and box codes [B, N, 4] of a batch."""
         return self.head(self.backbone(x))
 
     def loss(self, raw: tuple[Tensor, Tensor], targets: Targets, seen: int | None = None) -> dict[str, Tensor]:
-        return ssd_loss(*raw, self.boxes, targets, BOX_WEIGHTS)
+        return ssd_loss(*raw, self._boxes_on(raw[0].device), targets, BOX_WEIGHTS)
 
     def predict(self, x: Tensor, sizes: Tensor) -> tuple[Tensor, Tensor]:
         logits, codes = self.forward_heads(x)
-        if self.boxes.device != x.device:
-            self.boxes = self.boxes.to(x.device)
-        boxes = ops.decode_boxes(codes.float(), self.boxes, BOX_WEIGHTS)
+        boxes = ops.decode_boxes(codes.float(), self._boxes_on(x.device), BOX_WEIGHTS)
         return ops.clip_boxes_to_image(boxes, (self.size, self.size)), logits.float().softmax(dim=-1)[..., 1:]
 
     def select(

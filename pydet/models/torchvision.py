@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import warnings
 from pathlib import Path
 from pickle import UnpicklingError
 
@@ -39,13 +40,24 @@ def read_state_dict(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     if not Path(path).is_file():
         raise FileNotFoundError(f"{os.fspath(path)}: no such file")
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about the version of a pickle that is refused below
+            state = torch.load(path, map_location="cpu", weights_only=True)
     except (UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise WeightsError(f"{os.fspath(path)}: not a checkpoint of tensors only: {reason}") from None
+        raise WeightsError(f"{os.fspath(path)}: {_reason(error)}") from None
     if not isinstance(state, dict) or not all(isinstance(t, Tensor) for t in state.values()):
         raise WeightsError(f"{os.fspath(path)}: must be a state dict, names and tensors, as torchvision publishes")
     return state
+
+
+def _reason(error: Exception) -> str:
+    """Why torch refuses a file. Its own words advise to let it run the code that it found."""
+    code = re.search(r"GLOBAL (\S+)", str(error)) if isinstance(error, UnpicklingError) else None
+    if code is not None:
+        return f"not a checkpoint of tensors only: to load it would run {code[1]}, which was not done"
+    words = str(error).rpartition("WeightsUnpickler error: ")[2] or type(error).__name__
+    sentence = re.split(r"\.?\s*\n|\.\s", words.strip())[0]
+    return f"not a checkpoint of PyTorch, or a damaged one: {sentence}"
 
 
 def _renamed(state: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -51,11 +51,14 @@ def export_onnx(
     under "names", as a JSON list.
 
     Args:
-        network: In evaluation mode, on the CPU; its file runs faster where it has been fused.
+        network: In evaluation mode, float32, on the CPU; its file runs faster where it has been fused.
         score_threshold, iou_threshold: As for the network itself; they become part of the file.
     """
     if network.training:
         raise RuntimeError("export_onnx: the network must be in evaluation mode; call .eval() first")
+    weight = next(network.parameters())
+    if weight.dtype != torch.float32 or weight.device.type != "cpu":
+        raise ValueError(f"export_onnx: the network must be float32 on the CPU, got {weight.dtype} on {weight.device}")
     batch = torch.export.Dim("batch", min=1)
     with torch.no_grad(), _quiet():
         if isinstance(network, RetinaNet):

@@ -132,7 +132,7 @@ def _apply(backend: Backend) -> None:
             for key in ("CPU", "CUDA"):
                 override.put(name, key, getattr(reference, name))
         elif (launcher := _triton_operator(name)) is not None:
-            override.put(name, "CUDA", launcher)
+            _put_triton(override, name, launcher)
     _forced.append((backend, override))
 
 
@@ -149,8 +149,19 @@ def _serve_cuda_without_kernels() -> _Override | None:
         _fallbacks[name] = ("triton" if launcher else "reference", why)
         if launcher is None:
             _slow[name] = _warn_once(name, getattr(reference, name), why)
-        override.put(name, "CUDA", launcher or _slow[name])
+            override.put(name, "CUDA", _slow[name])
+        else:
+            _put_triton(override, name, launcher)
     return override
+
+
+def _put_triton(override: _Override, name: str, launcher: Any, key: str = "CUDA") -> None:
+    """With the operators of its gradient, where their launchers are in the same file."""
+    override.put(name, key, launcher)
+    module = importlib.import_module(launcher.__module__)
+    for gradient in (f"_{name}_with_gradient", f"_{name}_backward"):
+        if (own := getattr(module, gradient, None)) is not None:
+            override.put(gradient, key, own)
 
 
 def _warn_once(name: str, function: Any, why: str) -> Any:

@@ -46,11 +46,17 @@ class _GradientInForward(torch.autograd.Function):
         if gradient is None or torch.is_grad_enabled():
             arguments = _arguments(inputs, targets, weight, ctx.options)
             gradient = getattr(torch.ops.pydet, f"_{ctx.name}_backward")(grad, *arguments)
-        else:
+        elif type(gradient) is not Tensor or not _is_one(grad):
             factor = grad[..., None] if 0 < grad.dim() < gradient.dim() else grad
             # Traced tensors are multiplied out of place: what was traced may run twice.
             gradient = gradient.mul_(factor) if type(gradient) is Tensor else gradient * factor
         return None, gradient, *others, *none
+
+
+def _is_one(grad: Tensor) -> bool:
+    """Whether it is 1 throughout, as of loss.backward() or loss.sum().backward(). A GPU is not asked: it would wait."""
+    single = grad.device.type == "cpu" and grad.numel() > 0 and not any(grad.stride())
+    return single and grad.as_strided((), ()).item() == 1
 
 
 def _arguments(inputs: Tensor, targets: Tensor, weight: Tensor | None, options: tuple[Any, ...]) -> tuple[Any, ...]:

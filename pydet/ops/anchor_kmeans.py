@@ -23,11 +23,13 @@ def anchor_kmeans(wh: Tensor, k: int, seed: int = 0, max_iterations: int = 300) 
             cells for YOLOv2), positive and finite, at most 2^27 of them.
         k: anchors wanted, at most the number of different boxes.
         seed: of the random start. One seed gives the same anchors on every machine, with any number of threads.
-        max_iterations: 0 returns the start.
+        max_iterations: 0 returns the start. On a GPU all of them are launched, since the host waits for no result;
+            those after the last one that is needed take a few microseconds each.
 
     Returns:
         anchors [k, 2], smallest area first, and the average IoU [] of a box with its nearest anchor. float64 for
-        float64 boxes, else float32. Not differentiable. On a GPU the reference serves, and reads results on the host.
+        float64 boxes, else float32. Not differentiable. On a GPU nobody waits to see the values of `wh`: where the CPU
+        refuses them, or there are fewer than k different boxes, all results are NaN.
 
     Raises:
         RuntimeError: a shape, dtype or value that is none of the above; the message names it, and the row of a box.

@@ -19,7 +19,7 @@ def sigmoid_focal_loss(
         inputs: logits, floating: any shape for floating targets, [..., C] for integer ones.
         targets: floating, the shape of inputs, labels in [0, 1]; or integers, shape inputs.shape[:-1]: 0 to C - 1 is
             the class of the row, C the background, as in detectron2 and mmdetection, and a negative number makes the
-            row count for nothing. On a GPU their values are not checked: that would wait for the device.
+            row count for nothing. On a GPU, where a check would wait for the device, numbers beyond C are background.
         alpha: weight of label 1, in [0, 1]; label 0 weighs 1 - alpha. -1 for no weights.
         gamma: the focusing parameter, not negative; 0 is cross-entropy.
         reduction: "none", "mean" or "sum". The mean is over the logits of rows that are not ignored, and 0 where there

@@ -22,7 +22,8 @@ def softmax_focal_loss(
 
     Args:
         inputs: [N, C] logits, floating.
-        targets: [N] integers, 0 to C - 1; a negative one makes the row's loss 0 (background is a class here).
+        targets: [N] integers, 0 to C - 1; a negative one makes the row's loss 0 (background is a class here), on a GPU,
+            where a check would wait for the device, one beyond C - 1 too.
         gamma: the focusing parameter, not negative; 0 is cross-entropy.
         alpha: factor of every loss, not negative, or -1 for none.
         weight: [C] floating, factor of the losses of each class.

@@ -21,7 +21,7 @@ from pydet.losses import (
 )
 from pydet.models.darknet.base import Before, Layer
 from pydet.models.darknet.cfg import Section
-from pydet.wordtree import TreeError, WordTree, read_map
+from pydet.wordtree import TreeError, WordTree, find_file, read_map
 
 
 class Head(Layer):
@@ -169,6 +169,8 @@ class Region(Head):
             self.classes = "logits"
             if len(self.tree) != self.num_classes:
                 raise section.error(f"classes={self.num_classes}, but its tree has {len(self.tree)} nodes")
+            if find_file(section.options.get("map", "")) is not None:
+                _ = self._class_map  # a bad one is an error at once; a missing one does no harm before training
         self.tables: TreeTables | None = None
 
     @cached_property

@@ -37,6 +37,10 @@ LAYERS: dict[str, type[Layer]] = {
 BATCH_NORM_FORMULAS = ("cuda", "cpu")
 
 
+class ClassNamesError(ValueError):
+    """Names that are not one for each class."""
+
+
 class Darknet(DetectionModel):
     """The network that the sections of a cfg describe.
 
@@ -196,7 +200,9 @@ class Darknet(DetectionModel):
         if names is None:
             return [f"class {i}" for i in range(self.num_classes)]
         if len(names) != self.num_classes:
-            raise ValueError(f"Darknet: class_names must be {self.num_classes} names, one per class, got {len(names)}")
+            raise ClassNamesError(
+                f"Darknet: class_names must be {self.num_classes} names, one per class, got {len(names)}"
+            )
         return list(names)
 
 

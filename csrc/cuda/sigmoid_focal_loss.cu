@@ -1,0 +1,163 @@
+#include "sigmoid_focal_loss.cuh"
+
+#include <algorithm>
+#include <tuple>
+#include <vector>
+
+namespace pydet {
+namespace {
+
+// Rows that are not ignored.
+__global__ void __launch_bounds__(kFocalThreads)
+    counted_rows_kernel(const int64_t* classes, int64_t rows, double* counts) {  // [blocks]
+  __shared__ double of_warps[kFocalThreads / 32];
+  const int64_t stride = int64_t{kFocalThreads} * gridDim.x;
+  int64_t count = 0;
+  for (int64_t row = int64_t{kFocalThreads} * blockIdx.x + threadIdx.x; row < rows; row += stride) {
+    count += classes[row] >= 0;
+  }
+  const double sum = block_sum<kFocalThreads>(static_cast<double>(count), of_warps);
+  if (threadIdx.x == 0) counts[blockIdx.x] = sum;
+}
+
+// One block: 1 / the number of rows, 1 where there is none.
+__global__ void __launch_bounds__(kTotalThreads) row_share_kernel(const double* counts, int64_t blocks, double* share) {
+  __shared__ double of_warps[kTotalThreads / 32];
+  double sum = 0;
+  for (int64_t i = threadIdx.x; i < blocks; i += kTotalThreads) sum += counts[i];
+  sum = block_sum<kTotalThreads>(sum, of_warps);
+  if (threadIdx.x == 0) *share = 1 / (sum > 1 ? sum : 1);
+}
+
+Tensor share_of_row(const Tensor& classes, cudaStream_t stream) {
+  const int64_t rows = classes.numel(), wanted = (rows + kFocalThreads - 1) / kFocalThreads;
+  const int64_t blocks = std::min<int64_t>(wanted, 8 * multiprocessors());
+  Tensor counts = new_dense(classes, {blocks}, ScalarType::Double), share = new_dense(classes, {}, ScalarType::Double);
+  launch(counted_rows_kernel, dim3(static_cast<unsigned>(blocks)), dim3(kFocalThreads), 0, stream,
+         classes.const_data_ptr<int64_t>(), rows, counts.mutable_data_ptr<double>());
+  launch(row_share_kernel, dim3(1), dim3(kTotalThreads), 0, stream, counts.const_data_ptr<double>(), blocks,
+         share.mutable_data_ptr<double>());
+  return share;
+}
+
+struct FocalOutputs {
+  Tensor loss, gradient;
+};
+
+template <FocalPower kPower, typename T, typename In>
+void launch_power(const SigmoidFocalJob<T, In>& job, bool reduced, int64_t blocks, cudaStream_t stream) {
+  const auto start = [&](auto kernel) {
+    launch(kernel, dim3(static_cast<unsigned>(blocks)), dim3(kFocalThreads), 0, stream, job);
+  };
+  if (job.classes != nullptr) {
+    reduced ? start(sigmoid_focal_kernel<kPower, true, true, T, In>)
+            : start(sigmoid_focal_kernel<kPower, false, true, T, In>);
+  } else {
+    reduced ? start(sigmoid_focal_kernel<kPower, true, false, T, In>)
+            : start(sigmoid_focal_kernel<kPower, false, false, T, In>);
+  }
+}
+
+template <typename T, typename In>
+FocalOutputs sigmoid_focal_as(const Tensor& inputs, const Tensor& targets, double alpha, double gamma,
+                              Reduction reduction, FocalWanted wanted, const Tensor* grad) {
+  const ScalarType compute = focal_dtype(inputs), type = inputs.scalar_type();
+  const int64_t numel = inputs.numel();
+  const bool classes = is_integral(targets.scalar_type()), reduced = reduction != Reduction::none;
+  const bool mean = reduction == Reduction::mean, narrow = targets.scalar_type() == type;
+  FocalOutputs outputs;
+  if (wanted != FocalWanted::gradient) {
+    outputs.loss = new_dense(inputs, reduced ? std::vector<int64_t>{} : shape_vector(inputs), compute);
+  }
+  if (wanted != FocalWanted::loss) outputs.gradient = new_dense(inputs, shape_vector(inputs), type);
+  if (numel == 0 && (!reduced || wanted == FocalWanted::gradient)) return outputs;
+  const cudaStream_t stream = current_stream(inputs);
+  const Tensor logits = as_contiguous(inputs, type);
+  const Tensor labels = as_contiguous(targets, classes ? ScalarType::Long : narrow ? type : compute);
+  const Tensor upstream = grad != nullptr ? as_contiguous(*grad, compute) : inputs;
+  constexpr int64_t kValues = kFocalThreads * kSteps * (16 / sizeof(In));
+  const int64_t blocks = (numel + kValues - 1) / kValues;
+  Tensor sums, share;
+
+  SigmoidFocalJob<T, In> job{};
+  job.parameters = focal_parameters<T>(alpha, gamma);
+  job.numel = numel;
+  job.scale = mean ? 1.0 / static_cast<double>(std::max<int64_t>(numel, 1)) : 1.0;
+  job.inputs = logits.const_data_ptr<In>();
+  if (classes) {
+    job.classes = labels.const_data_ptr<int64_t>();
+    job.num_classes = static_cast<int>(inputs.size(-1));
+    job.rows_of_value = 1.0 / static_cast<double>(job.num_classes);
+    if (mean && numel > 0) {
+      share = share_of_row(labels, stream);
+      job.factor = share.const_data_ptr<double>();
+      job.scale = job.rows_of_value;
+    }
+  } else if (narrow) {
+    job.labels = labels.const_data_ptr<In>();
+  } else {
+    job.wide_labels = labels.const_data_ptr<T>();
+  }
+  if (grad != nullptr) job.upstream = {upstream.const_data_ptr<T>(), reduced};
+  if (wanted != FocalWanted::loss) job.gradients = outputs.gradient.mutable_data_ptr<In>();
+  if (wanted != FocalWanted::gradient && !reduced) job.losses = outputs.loss.mutable_data_ptr<T>();
+  if (wanted != FocalWanted::gradient && reduced) {
+    sums = new_dense(inputs, {blocks}, ScalarType::Double);
+    job.sums = sums.mutable_data_ptr<double>();
+  }
+  job.aligned = is_aligned(job.inputs) && is_aligned(job.labels) && is_aligned(job.wide_labels) &&
+                is_aligned(job.losses) && is_aligned(job.gradients) && (reduced || is_aligned(job.upstream.data));
+  if (blocks > 0) {
+    job.parameters.power == FocalPower::two ? launch_power<FocalPower::two>(job, reduced, blocks, stream)
+                                            : launch_power<FocalPower::any>(job, reduced, blocks, stream);
+  }
+  if (wanted != FocalWanted::gradient && reduced) {
+    launch_focal_total(sums, job.scale, job.factor, outputs.loss.mutable_data_ptr<T>(), stream);
+  }
+  return outputs;
+}
+
+FocalOutputs sigmoid_focal(const Tensor& inputs, const Tensor& targets, double alpha, double gamma,
+                           const std::string& reduction_name, FocalWanted wanted, const Tensor* grad = nullptr) {
+  const Reduction reduction = check_sigmoid_focal_loss(inputs, targets, alpha, gamma, reduction_name);
+  if (grad != nullptr) {
+    check_upstream("sigmoid_focal_loss", *grad,
+                   reduction == Reduction::none ? shape_vector(inputs) : std::vector<int64_t>{});
+  }
+  PYDET_CHECK(inputs.dim() == 0 || inputs.size(-1) < int64_t{1} << 31 || is_floating(targets.scalar_type()),
+              "sigmoid_focal_loss: inputs must have fewer than 2^31 classes, got ", shape_of(inputs));
+  const DeviceGuard guard(inputs.get_device_index());
+  FocalOutputs outputs;
+  PYDET_DISPATCH_FLOATING(inputs.scalar_type(), "sigmoid_focal_loss", [&] {
+    using compute_t = decltype(widen(scalar_t()));
+    outputs = sigmoid_focal_as<compute_t, scalar_t>(inputs, targets, alpha, gamma, reduction, wanted, grad);
+  });
+  return outputs;
+}
+
+Tensor sigmoid_focal_loss_cuda(const Tensor& inputs,   // [...] or [..., C]
+                               const Tensor& targets,  // the same, or integers [...]
+                               double alpha, double gamma, std::string reduction) {
+  return sigmoid_focal(inputs, targets, alpha, gamma, reduction, FocalWanted::loss).loss;
+}
+
+std::tuple<Tensor, Tensor> with_gradient_cuda(const Tensor& inputs, const Tensor& targets, double alpha, double gamma,
+                                              std::string reduction) {
+  const FocalOutputs outputs = sigmoid_focal(inputs, targets, alpha, gamma, reduction, FocalWanted::loss_and_gradient);
+  return {outputs.loss, outputs.gradient};
+}
+
+Tensor backward_cuda(const Tensor& grad, const Tensor& inputs, const Tensor& targets, double alpha, double gamma,
+                     std::string reduction) {
+  return sigmoid_focal(inputs, targets, alpha, gamma, reduction, FocalWanted::gradient, &grad).gradient;
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_IMPL(pydet, CUDA, m) {
+  m.impl("sigmoid_focal_loss", TORCH_BOX(&sigmoid_focal_loss_cuda));
+  m.impl("_sigmoid_focal_loss_with_gradient", TORCH_BOX(&with_gradient_cuda));
+  m.impl("_sigmoid_focal_loss_backward", TORCH_BOX(&backward_cuda));
+}
+
+}  // namespace pydet

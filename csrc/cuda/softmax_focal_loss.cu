@@ -1,0 +1,110 @@
+#include "softmax_focal_loss.cuh"
+
+#include <algorithm>
+#include <tuple>
+#include <vector>
+
+namespace pydet {
+namespace {
+
+struct FocalOutputs {
+  Tensor loss, gradient;
+};
+
+template <typename T, typename In>
+FocalOutputs softmax_focal_as(const Tensor& inputs, const Tensor& targets, double gamma, double alpha,
+                              const std::optional<Tensor>& weight, Reduction reduction, FocalWanted wanted,
+                              const Tensor* grad) {
+  const ScalarType compute = focal_dtype(inputs), type = inputs.scalar_type();
+  const int64_t rows = inputs.size(0);
+  const bool each = reduction == Reduction::none;
+  FocalOutputs outputs;
+  if (wanted != FocalWanted::gradient) {
+    outputs.loss = new_dense(inputs, each ? std::vector<int64_t>{rows} : std::vector<int64_t>{}, compute);
+  }
+  if (wanted != FocalWanted::loss) outputs.gradient = new_dense(inputs, shape_vector(inputs), type);
+  if (rows == 0 && (each || wanted == FocalWanted::gradient)) return outputs;
+  const cudaStream_t stream = current_stream(inputs);
+  const Tensor logits = as_contiguous(inputs, type), classes = as_contiguous(targets, ScalarType::Long);
+  const Tensor weights = weight ? as_contiguous(*weight, compute) : inputs;
+  const Tensor upstream = grad != nullptr ? as_contiguous(*grad, compute) : inputs;
+  const int64_t blocks = (rows + kRowsOfBlock - 1) / kRowsOfBlock;
+  const double share = reduction == Reduction::mean ? 1.0 / static_cast<double>(std::max<int64_t>(rows, 1)) : 1.0;
+  Tensor sums;
+
+  SoftmaxFocalJob<T, In> job{};
+  job.inputs = logits.const_data_ptr<In>();
+  job.classes = classes.const_data_ptr<int64_t>();
+  job.rows = rows;
+  job.num_classes = static_cast<int>(inputs.size(1));
+  job.weight = weight ? weights.const_data_ptr<T>() : nullptr;
+  job.alpha = static_cast<T>(alpha < 0 ? 1 : alpha);
+  job.gamma = static_cast<T>(gamma);
+  job.scale = static_cast<T>(share);
+  if (grad != nullptr) job.upstream = {upstream.const_data_ptr<T>(), !each};
+  if (wanted != FocalWanted::loss) job.gradients = outputs.gradient.mutable_data_ptr<In>();
+  if (wanted != FocalWanted::gradient && each) job.losses = outputs.loss.mutable_data_ptr<T>();
+  if (wanted != FocalWanted::gradient && !each) {
+    sums = new_dense(inputs, {blocks}, ScalarType::Double);
+    job.sums = sums.mutable_data_ptr<double>();
+  }
+  job.staged = is_aligned(job.inputs) && is_aligned(job.gradients) && job.num_classes <= kMostStaged;
+  if (blocks > 0) {
+    const size_t shared = job.staged ? size_t{16} * kWarps * static_cast<size_t>(job.num_classes) : 0;
+    launch(job.num_classes <= kLanes * kHeld ? softmax_focal_kernel<true, T, In> : softmax_focal_kernel<false, T, In>,
+           dim3(static_cast<unsigned>(blocks)), dim3(kFocalThreads), shared, stream, job);
+  }
+  if (wanted != FocalWanted::gradient && !each) {
+    launch_focal_total(sums, share, nullptr, outputs.loss.mutable_data_ptr<T>(), stream);
+  }
+  return outputs;
+}
+
+FocalOutputs softmax_focal(const Tensor& inputs, const Tensor& targets, double gamma, double alpha,
+                           const std::optional<Tensor>& weight, const std::string& reduction_name, FocalWanted wanted,
+                           const Tensor* grad = nullptr) {
+  const Reduction reduction = check_softmax_focal_loss(inputs, targets, gamma, alpha, weight, reduction_name);
+  if (grad != nullptr) {
+    check_upstream("softmax_focal_loss", *grad,
+                   reduction == Reduction::none ? std::vector<int64_t>{inputs.size(0)} : std::vector<int64_t>{});
+  }
+  PYDET_CHECK(inputs.size(1) < int64_t{1} << 31, "softmax_focal_loss: inputs must have fewer than 2^31 classes, got ",
+              shape_of(inputs));
+  const DeviceGuard guard(inputs.get_device_index());
+  FocalOutputs outputs;
+  PYDET_DISPATCH_FLOATING(inputs.scalar_type(), "softmax_focal_loss", [&] {
+    using compute_t = decltype(widen(scalar_t()));
+    outputs = softmax_focal_as<compute_t, scalar_t>(inputs, targets, gamma, alpha, weight, reduction, wanted, grad);
+  });
+  return outputs;
+}
+
+Tensor softmax_focal_loss_cuda(const Tensor& inputs,   // [N, C]
+                               const Tensor& targets,  // [N]
+                               double gamma, double alpha,
+                               std::optional<Tensor> weight,  // [C]
+                               std::string reduction) {
+  return softmax_focal(inputs, targets, gamma, alpha, weight, reduction, FocalWanted::loss).loss;
+}
+
+std::tuple<Tensor, Tensor> with_gradient_cuda(const Tensor& inputs, const Tensor& targets, double gamma, double alpha,
+                                              std::optional<Tensor> weight, std::string reduction) {
+  const FocalOutputs outputs =
+      softmax_focal(inputs, targets, gamma, alpha, weight, reduction, FocalWanted::loss_and_gradient);
+  return {outputs.loss, outputs.gradient};
+}
+
+Tensor backward_cuda(const Tensor& grad, const Tensor& inputs, const Tensor& targets, double gamma, double alpha,
+                     std::optional<Tensor> weight, std::string reduction) {
+  return softmax_focal(inputs, targets, gamma, alpha, weight, reduction, FocalWanted::gradient, &grad).gradient;
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_IMPL(pydet, CUDA, m) {
+  m.impl("softmax_focal_loss", TORCH_BOX(&softmax_focal_loss_cuda));
+  m.impl("_softmax_focal_loss_with_gradient", TORCH_BOX(&with_gradient_cuda));
+  m.impl("_softmax_focal_loss_backward", TORCH_BOX(&backward_cuda));
+}
+
+}  // namespace pydet
