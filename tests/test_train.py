@@ -14,6 +14,7 @@ from training_cases import BCCD, arguments, small_sections, small_settings, writ
 
 import pydet
 from pydet.cli import main
+from pydet.losses import Targets
 from pydet.models import MODELS, Darknet, WeightsError, load_checkpoint, save_weights
 from pydet.models.registry import ASSETS, find
 from pydet.train_options import settings_from
@@ -125,18 +126,17 @@ def make_batch(count: int) -> Any:
     boxes = torch.tensor([[8.0, 8, 30, 40], [40, 10, 90, 60], [10, 30, 20, 50]])
     counts = torch.tensor([2, 1, 0, 0][:count])
     rows = int(counts.sum())
-    labels = torch.tensor([0, 2, 1])
-    none = torch.full((count,), -1)
-    return Batch(images, boxes[:rows], labels[:rows], counts, none, torch.arange(count))
+    targets = Targets(boxes[:rows], torch.tensor([0, 2, 1])[:rows], counts)
+    return Batch(images, targets, torch.arange(count))
 
 
 def test_parts_of_a_batch() -> None:
     batch = make_batch(4)
     first, second = parts(batch, 2)
-    assert first.counts.tolist() == [2, 1]
-    assert second.counts.tolist() == [0, 0]
-    assert torch.equal(first.boxes, batch.boxes)
-    assert second.boxes.shape == (0, 4)
+    assert first.targets.counts.tolist() == [2, 1]
+    assert second.targets.counts.tolist() == [0, 0]
+    assert torch.equal(first.targets.boxes, batch.targets.boxes)
+    assert second.targets.boxes.shape == (0, 4)
     assert second.indices.tolist() == [2, 3]
     assert [len(part.images) for part in parts(batch, 3)] == [2, 2]
 

@@ -114,30 +114,24 @@ def changing_size(settings: Settings, size: Size, updates: int) -> Size | MultiS
 def parts(batch: Batch, count: int) -> Iterator[Batch]:
     """A batch in as many parts, or one a picture where there are fewer."""
     each = math.ceil(len(batch.images) / count)
-    ends = [0, *batch.counts.cumsum(0).tolist()]
+    boxes, labels, counts, image_labels = batch.targets
+    ends = [0, *counts.cumsum(0).tolist()]
     for start in range(0, len(batch.images), each):
         end = min(start + each, len(batch.images))
         objects = slice(ends[start], ends[end])
-        yield Batch(
-            batch.images[start:end],
-            batch.boxes[objects],
-            batch.labels[objects],
-            batch.counts[start:end],
-            batch.image_labels[start:end],
-            batch.indices[start:end],
-        )
+        labelled = None if image_labels is None else image_labels[start:end]
+        targets = Targets(boxes[objects], labels[objects], counts[start:end], labelled)
+        yield Batch(batch.images[start:end], targets, batch.indices[start:end])
 
 
 def network_batch(network: DetectionModel, batch: Batch, device: torch.device) -> tuple[Tensor, Targets]:
     """[B, 3, height, width] as the network's `preprocess` makes it, and the objects in its pixels."""
+    targets = batch.targets
     if isinstance(network, Darknet):  # the augmentation has made it; and what size it has changes
-        x, boxes = network.batch_of(batch.images), batch.boxes
-    else:
-        x, where = network.preprocess(batch.images)
-        boxes = where.to_batch(batch.boxes, torch.repeat_interleave(batch.counts))
-    labelled = getattr(network, "tree", None) is not None
-    targets = Targets(boxes, batch.labels, batch.counts, batch.image_labels if labelled else None)
-    return x, targets.to(device)
+        return network.batch_of(batch.images), targets.to(device)
+    x, where = network.preprocess(batch.images)
+    boxes = where.to_batch(targets.boxes, torch.repeat_interleave(targets.counts))
+    return x, targets._replace(boxes=boxes).to(device)
 
 
 def fingerprint(dataset: Dataset) -> str:

@@ -54,6 +54,8 @@ def loader(
     settings: Settings, network: DetectionModel, data: Dataset, updates: int, done: int, group: Processes
 ) -> torch.utils.data.DataLoader[Batch]:
     """The batches of this process for all updates that are left."""
+    if getattr(network, "tree", None) is None and bool((data.image_labels >= 0).any()):
+        raise DataError(f"{data.name}: pictures with a label as a whole, without boxes, are for YOLO9000")
     keep = not isinstance(network, Darknet)  # Darknet leaves difficult objects out, SSD and RetinaNet do not
     seen = TrainingSet(data.with_classes(label_names(network)), augmentation(settings, network), settings.seed, keep)
     size: Size | MultiScale = (0, 0)  # RetinaNet scales pictures by itself

@@ -199,7 +199,7 @@ _PAPERS: dict[str, dict[str, Any]] = {
 _FINE_TUNING: dict[str, Any] = {
     "batch_size": 8,
     "parts": 1,
-    "epochs": 25,
+    "epochs": 20,
     "learning_rate": 0.001,
     "schedule": "cosine",
     "steps": (),

@@ -253,7 +253,8 @@ class _Run:
         """Says what is about to happen."""
         settings, data = self.settings, self.data
         for dataset in filter(None, (data.train, data.val, data.test)):
-            self._say(dataset.describe() + (f"; {len(dataset.problems)} problems" if dataset.problems else ""))
+            bad = f"; left out, or put right: {len(dataset.problems)}" if dataset.problems else ""
+            self._say(dataset.describe() + bad)
             for problem in dataset.problems[:_PROBLEMS]:
                 self._say(f"  {problem}")
         network = loop.network
