@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from data_files import picture
 from PIL import Image
 from training_cases import BCCD, arguments, small_sections, small_settings, write_cfg
 
@@ -16,6 +17,7 @@ import pydet
 from pydet.cli import main
 from pydet.losses import Targets
 from pydet.models import MODELS, Darknet, WeightsError, load_checkpoint, save_weights
+from pydet.models.darknet.cfg import format_cfg
 from pydet.models.registry import ASSETS, find
 from pydet.train_options import settings_from
 from pydet.training import NotFinite, Settings, SettingsError, defaults, read_settings, train
@@ -256,12 +258,19 @@ def test_options_win_over_the_file_over_the_defaults(tmp_path: Path) -> None:
         (["--data", str(BCCD), "--config", "none.toml"], "none.toml: cannot be read (No such file or directory)"),
         (["--data", str(BCCD), "--device", "cuda:9"], "train: device cuda:9: torch"),
         (["--data", str(BCCD), "--cfg", "none.cfg"], "none.cfg"),
+        (["--data", str(BCCD), "--cfg", "four.cfg"], "is for 4 classes, the data has 3: Platelets, RBC, WBC"),
+        (["--data", str(BCCD), "--set", "width=16"], "width is for ssd and retinanet; write a cfg for another yolov3"),
+        (["ssd300", "--data", str(BCCD), "--set", "width=15"], "train: width must be a multiple of 4, got 15"),
+        (["--data", "labelled"], "pictures with a label as a whole, without boxes, are for YOLO9000"),
     ],
 )
 def test_messages(
     words: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "four.cfg").write_text(format_cfg(small_sections(classes=4)))
+    for name in ("cat", "dog"):
+        picture(tmp_path / "labelled" / name / "a.jpg")
     assert main(["train", *words]) == 2
     said = capsys.readouterr().err
     assert message in said

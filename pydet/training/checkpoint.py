@@ -25,7 +25,6 @@ class Checkpoint:
 
     Attributes:
         settings: of the training, as plain values.
-        class_names: of the network.
         fingerprint: of the data, to tell whether it has changed.
         update: how many there were.
         network: its numbers by name.
@@ -36,7 +35,6 @@ class Checkpoint:
     """
 
     settings: dict[str, Any]
-    class_names: list[str]
     fingerprint: str
     update: int
     network: dict[str, Tensor]

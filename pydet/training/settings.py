@@ -44,7 +44,8 @@ class Settings:
         batch_size: pictures of an update, of all processes together.
         parts: so many forward and backward passes make an update: less memory, the same gradient (except for batch
             normalisation, and for what SSD divides by).
-        size: the longer side of the network's input; 0: the detector's own.
+        size: the longer side of the network's input, for RetinaNet the shorter one; 0: the detector's own.
+        width: channels of the first stage of SSD's or RetinaNet's backbone, for a smaller one; 0: 64, as published.
         square: whether the input is square; else it has the shape of most of the pictures.
         multi_scale: a size between 10/13 and 19/13 of `size` is drawn every 10 updates (YOLOv2, section 2), all square.
         learning_rate, momentum, weight_decay: of SGD; the decay is for weights, not for biases and normalisation.
@@ -80,6 +81,7 @@ class Settings:
     batch_size: int = 64
     parts: int = 1
     size: int = 0
+    width: int = 0
     square: bool = True
     multi_scale: bool = False
     learning_rate: float = 0.001
@@ -130,6 +132,7 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "batch_size": _least(1),
     "parts": _least(1),
     "size": _least(0),
+    "width": ((lambda width: width % 4 == 0 and width >= 0), "a multiple of 4"),
     "learning_rate": _POSITIVE,
     "momentum": _FRACTION,
     "weight_decay": _least(0),

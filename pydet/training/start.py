@@ -20,12 +20,13 @@ from pydet.models import (
     read_cfg,
 )
 from pydet.models.darknet.heads import Grid
-from pydet.models.registry import ASSETS, find
+from pydet.models.registry import ASSETS, TorchvisionDefinition, find
 from pydet.models.torchvision import load_torchvision, read_state_dict
 from pydet.outputs import official_name
-from pydet.training.settings import Settings
+from pydet.training.settings import Settings, SettingsError
 
 BACKGROUND = "__background__"
+_SECOND = "retinanet-resnet50-v2"
 
 # Layers of a Darknet network that its author trained on ImageNet first: darknet53.conv.74 and so on.
 _BACKBONES = {
@@ -69,12 +70,35 @@ def start_weights(settings: Settings) -> Path | None:
 
 
 def build(settings: Settings, class_names: Sequence[str], image_size: tuple[int, int] | None) -> DetectionModel:
-    """The network for these classes, with random numbers."""
+    """The network for these classes, with random numbers; one of a tree is for the tree's."""
     if settings.cfg:
-        return Darknet(read_cfg(settings.cfg), image_size, class_names)
+        return _own(settings.cfg, class_names, image_size)
     definition = find(settings.model)
-    names = [BACKGROUND, *class_names] if settings.model.startswith("ssd") else class_names
-    return definition.build(names, image_size)
+    if settings.model == "yolo9000":
+        return definition.build(None, image_size)
+    if not isinstance(definition, TorchvisionDefinition):
+        if settings.width:
+            raise SettingsError(f"train: width is for ssd and retinanet; write a cfg for another {settings.model}")
+        return definition.build(class_names, image_size)
+    options: dict[str, int] = {"width": settings.width} if settings.width else {}
+    if settings.model.startswith("ssd"):
+        return definition.build([BACKGROUND, *class_names], image_size, **options)
+    if settings.size:
+        options |= {"shortest": settings.size, "longest": settings.size * 5 // 3}  # as 800 and 1333
+    if settings.model != _SECOND and start_weights(settings) is None:
+        options["frozen"] = False  # statistics of nothing would stay for ever
+    return definition.build(class_names, None, **options)
+
+
+def _own(cfg: str, class_names: Sequence[str], image_size: tuple[int, int] | None) -> Darknet:
+    sections = read_cfg(cfg)
+    with torch.device("meta"):
+        tried = Darknet(sections)
+    names = class_names if tried.tree is None else tried.tree.ids
+    if len(names) != tried.num_classes:
+        has = ", ".join(class_names[:5]) + (", ..." if len(class_names) > 5 else "")
+        raise SettingsError(f"{cfg}: is for {tried.num_classes} classes, the data has {len(class_names)}: {has}")
+    return Darknet(sections, image_size, names)
 
 
 def read_source(path: Path, settings: Settings) -> Source:

@@ -155,7 +155,7 @@ class _Run:
     def _network(self) -> DetectionModel:
         settings = self.settings
         torch.manual_seed(settings.seed)
-        names = list(self.data.train.class_names) if self.kept is None else self.kept.class_names
+        names = list(self.data.train.class_names)
         network = build(settings, names, self._build_size(names))
         path = start_weights(settings) if self.kept is None else None
         if path is not None:
@@ -169,6 +169,8 @@ class _Run:
             network = build(settings, names, None)
             assert isinstance(network, Darknet)
             return input_size(settings, network.image_size, not network.stretches, sizes)
+        if settings.model.startswith("retinanet"):
+            return None  # it takes all sizes, and is told which by its options
         definition = find(settings.model)
         resizable = not isinstance(definition, TorchvisionDefinition) and not settings.model.startswith("yolov1")
         return input_size(settings, definition.image_size, resizable, sizes)
@@ -221,11 +223,8 @@ class _Run:
         if not self.group.first:
             return
         states = checkpoint.random_states(self.group.device)
-        names = list(self.data.train.class_names)
         mark = fingerprint(self.data.train)
-        kept = Checkpoint(
-            checkpoint.plain(self.settings), names, mark, generators=states, best=self.best, **loop.state()
-        )
+        kept = Checkpoint(checkpoint.plain(self.settings), mark, generators=states, best=self.best, **loop.state())
         kept.save(self.folder / CHECKPOINT)
         self._save_weights(loop, LAST)
 
