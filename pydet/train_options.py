@@ -43,6 +43,9 @@ def add_train_options(parser: argparse.ArgumentParser) -> None:
     add("--set", action="append", default=[], metavar="NAME=VALUE", help=_SET)
     data = parser.add_argument_group("data")
     data.add_argument("--images", metavar="DIR", help="folder of the pictures, where it cannot be guessed")
+    data.add_argument(
+        "--labelled", metavar="DIR", help="a folder of pictures for each class: YOLO9000's joint training"
+    )
     data.add_argument("--train-split", metavar="NAME", help="trained on: train, train+val, ... (default: train)")
     data.add_argument("--val-split", metavar="NAME", help="measured on the way (default: val, if there is one)")
     data.add_argument("--test-split", metavar="NAME", help="measured at the end (default: test, if there is one)")

@@ -15,9 +15,11 @@ from training_cases import BCCD, arguments, small_sections, small_settings, writ
 
 import pydet
 from pydet.cli import main
+from pydet.data import DataError
 from pydet.losses import Targets
 from pydet.models import MODELS, Darknet, WeightsError, load_checkpoint, save_weights
 from pydet.models.darknet.cfg import format_cfg
+from pydet.models.darknet.sections import section
 from pydet.models.registry import ASSETS, find
 from pydet.train_options import settings_from
 from pydet.training import NotFinite, Settings, SettingsError, defaults, read_settings, train
@@ -417,3 +419,36 @@ def test_no_val_split(tmp_path: Path) -> None:
     assert result.evaluation is not None
     assert not (result.folder / "best.safetensors").exists()
     assert load_checkpoint(result.folder / "last.safetensors").class_names == ["Platelets", "RBC", "WBC"]
+
+
+def test_joint_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """YOLO9000: pictures with boxes, and crops with nothing but a class, which the tree knows and no box has."""
+    (tmp_path / "cells.tree").write_text("cell -1\nRBC 0\nWBC 0\nPlatelets 0\neosinophil 2\n")
+    sections = small_sections(classes=5)[:-1]
+    shape = {"classes": 5, "coords": 4, "num": 3, "softmax": 1, "tree": str(tmp_path / "cells.tree")}
+    region = section("region", anchors="1,1, 2,2, 3,3", rescore=1, bias_match=1, **shape)
+    (tmp_path / "joint.cfg").write_text(format_cfg([*sections, region]))
+    for number in range(3):
+        picture(tmp_path / "crops" / "eosinophil" / f"{number}.jpg")
+    seen: list[list[int]] = []
+    original = Darknet.loss
+
+    def loss(self: Darknet, raw: Any, targets: Targets, seen_so_far: Any = None) -> dict[str, torch.Tensor]:
+        labels = [-1] * len(targets.counts) if targets.image_labels is None else targets.image_labels.tolist()
+        for count, label in zip(targets.counts.tolist(), labels, strict=True):
+            assert (label == 4) == (count == 0)
+            seen.append(label)
+        assert set(targets.labels.tolist()) <= {1, 2, 3}
+        return original(self, raw, targets, seen_so_far)
+
+    monkeypatch.setattr(Darknet, "loss", loss)
+    changed = {"cfg": str(tmp_path / "joint.cfg"), "labelled": str(tmp_path / "crops"), "augmentation": "none"}
+    settings = small_settings(tmp_path, epochs=4, **changed)
+    result = train(settings)
+    assert result.updates == 12
+    assert sorted(seen) == [-1] * 12 + [4] * 12
+    assert result.evaluation is not None
+    assert result.evaluation.class_names == ("cell", "RBC", "WBC", "Platelets", "eosinophil")
+    picture(tmp_path / "crops" / "spider" / "a.jpg")
+    with pytest.raises(DataError, match="the class 'spider' of whole pictures is not in the tree"):
+        train(dataclasses.replace(settings, out=str(tmp_path / "other")))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -42,6 +42,8 @@ def read_data(settings: Settings) -> Data:
         warnings.simplefilter("ignore", DataWarning)  # they are said when the training begins
         data = load_dataset(settings.data, names["train"], images)
         others = [load_dataset(settings.data, names[key], images) if names[key] else None for key in ("val", "test")]
+        if settings.labelled:
+            data = joined(data, load_dataset(settings.labelled))
     if not (len(data.labels) or bool((data.image_labels >= 0).any())):
         raise DataError(f"{data.name}: no objects to learn in {len(data)} pictures")
     for other in filter(None, others):
@@ -54,10 +56,8 @@ def loader(
     settings: Settings, network: DetectionModel, data: Dataset, updates: int, done: int, group: Processes
 ) -> torch.utils.data.DataLoader[Batch]:
     """The batches of this process for all updates that are left."""
-    if getattr(network, "tree", None) is None and bool((data.image_labels >= 0).any()):
-        raise DataError(f"{data.name}: pictures with a label as a whole, without boxes, are for YOLO9000")
     keep = not isinstance(network, Darknet)  # Darknet leaves difficult objects out, SSD and RetinaNet do not
-    seen = TrainingSet(data.with_classes(label_names(network)), augmentation(settings, network), settings.seed, keep)
+    seen = TrainingSet(for_network(data, network), augmentation(settings, network), settings.seed, keep)
     size: Size | MultiScale = (0, 0)  # RetinaNet scales pictures by itself
     if isinstance(network, Darknet):
         size = changing_size(settings, network.image_size, updates)
@@ -73,6 +73,34 @@ def loader(
         # Of its own: else it would draw from the generator that dropout draws from, once in every run.
         generator=torch.Generator().manual_seed(settings.seed),
     )
+
+
+def joined(one: Dataset, other: Dataset) -> Dataset:
+    """Two data sets as one, with the classes of both."""
+    names = tuple(dict.fromkeys((*one.class_names, *other.class_names)))
+    both = one.with_classes(names), other.with_classes(names)
+    tensors = ("sizes", "counts", "boxes", "labels", "difficult", "crowd", "areas", "image_labels")
+    return Dataset(
+        f"{one.name} + {other.name}",
+        names,
+        both[0].paths + both[1].paths,
+        **{name: torch.cat([getattr(each, name) for each in both]) for name in tensors},
+        problems=both[0].problems + both[1].problems,
+    )
+
+
+def for_network(data: Dataset, network: DetectionModel) -> Dataset:
+    """With labels of objects as the `map=` of the network counts them, and of whole pictures as its tree does."""
+    found = data.with_classes(label_names(network))
+    whole = data.image_labels >= 0
+    if not bool(whole.any()):
+        return found
+    if getattr(network, "tree", None) is None:
+        raise DataError(f"{data.name}: pictures with a label as a whole, without boxes, are for YOLO9000")
+    nodes = data.with_classes(network.class_names).image_labels
+    for label in data.image_labels[whole & (nodes < 0)].unique().tolist():
+        raise DataError(f"{data.name}: the class {data.class_names[label]!r} of whole pictures is not in the tree")
+    return replace(found, image_labels=nodes)
 
 
 def label_names(network: DetectionModel) -> list[str]:

@@ -34,6 +34,7 @@ class Settings:
         cfg: a Darknet cfg of one's own, instead of `model`.
         data: the data set: a file or folder that `load_dataset` knows.
         images: the folder of its pictures, where that cannot be guessed.
+        labelled: a folder with a folder of pictures for each class, which have no boxes: YOLO9000's joint training.
         train_split, val_split, test_split: what is trained on, what is measured now and then to choose the best
             weights, and what is measured at the end. "": the default: train, val and test, where the data has them.
         out: the folder of the run; "": runs/MODEL.
@@ -71,6 +72,7 @@ class Settings:
     cfg: str = ""
     data: str = ""
     images: str = ""
+    labelled: str = ""
     train_split: str = ""
     val_split: str = ""
     test_split: str = ""
