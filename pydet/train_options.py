@@ -102,14 +102,15 @@ def settings_from(given: dict[str, Any], config: str | Path | None, pairs: list[
     from pydet.models.registry import find
     from pydet.training import Settings, defaults, read_settings
     from pydet.training.settings import check_names
-    from pydet.training.start import start_weights
+    from pydet.training.start import read_source, start_weights
 
     values = (read_settings(config) if config else {}) | _pairs(pairs) | given
     check_names(values, "train")
     wanted = Settings(**values)
     if not wanted.cfg:
         find(wanted.model)
-    fine_tuning = start_weights(wanted) is not None and not wanted.backbone_only
+    path = start_weights(wanted)
+    fine_tuning = path is not None and not wanted.backbone_only and bool(read_source(path, wanted).class_names)
     return Settings(**defaults("" if wanted.cfg else wanted.model, fine_tuning) | values)
 
 

@@ -352,7 +352,11 @@ class TestStart:
         sections = small_sections()
         first = Darknet(sections[:4])
         save_weights(first, tmp_path / "first.weights")
+        save_weights(first, tmp_path / "first.conv.3")  # as Darknet's author names them
         settings = Settings(cfg=str(write_cfg(tmp_path)))
+        assert not read_source(tmp_path / "first.conv.3", settings).class_names
+        scratch = settings_from({"cfg": settings.cfg, "weights": str(tmp_path / "first.conv.3")}, None, [])
+        assert scratch.augmentation == "paper"
         source = read_source(tmp_path / "first.weights", settings)
         network = Darknet(sections, class_names=["a", "b", "c"])
         assert "(3 layers)" in take(network, source)

@@ -104,13 +104,15 @@ def _own(cfg: str, class_names: Sequence[str], image_size: tuple[int, int] | Non
 def read_source(path: Path, settings: Settings) -> Source:
     """The numbers of a file: pydet's .safetensors, Darknet's .weights, whole or of the first layers, or torchvision's.
 
+    Only what can find objects has class names.
+
     Raises:
         WeightsError: it is of another network, or damaged.
     """
     suffix = path.suffix.lower()
     if suffix == ".safetensors":
         network = load_checkpoint(path)
-    elif suffix == ".weights":
+    elif suffix == ".weights" or suffix[1:].isdigit():  # darknet53.conv.74
         return _darknet_source(path, settings)
     elif suffix in (".pth", ".pt"):
         return _torchvision_source(path, settings)
