@@ -298,6 +298,7 @@ def test_input_sizes() -> None:
     assert input_size(tuned, (416, 416), True, tall) == (416, 320)
     assert input_size(Settings(square=False, size=640), (416, 416), True, wide) == (480, 640)
     assert input_size(Settings(size=320), (416, 416), True, wide) == (320, 320)
+    assert input_size(Settings(), (96, 128), True, wide) == (96, 128)
     assert input_size(tuned, (448, 448), False, wide) == (448, 448)
 
 

@@ -95,7 +95,7 @@ def input_size(settings: Settings, network_size: Size, resizable: bool, sizes: T
     if longest % STRIDE:
         raise SettingsError(f"train: size must be a multiple of {STRIDE}, got {longest}")
     if settings.square:
-        return longest, longest
+        return (longest, longest) if settings.size else network_size
     # As wide as it takes for most of the pictures: what is beside them costs time and shows nothing.
     aspect = float((sizes[:, 0] / sizes[:, 1]).median())
     height, width = (longest * aspect, longest) if aspect < 1 else (longest, longest / aspect)

@@ -47,7 +47,7 @@ class Settings:
             normalisation, and for what SSD divides by).
         size: the longer side of the network's input, for RetinaNet the shorter one; 0: the detector's own.
         width: channels of the first stage of SSD's or RetinaNet's backbone, for a smaller one; 0: 64, as published.
-        square: whether the input is square; else it has the shape of most of the pictures.
+        square: whether the input is square, or as the cfg has it; else it has the shape of most of the pictures.
         multi_scale: a size between 10/13 and 19/13 of `size` is drawn every 10 updates (YOLOv2, section 2), all square.
         learning_rate, momentum, weight_decay: of SGD; the decay is for weights, not for biases and normalisation.
         schedule: of the learning rate. "steps": times the scales from these parts of all updates on; "cosine": down to
