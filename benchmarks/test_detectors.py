@@ -55,7 +55,7 @@ def test_detector(name: str, race: Callable[..., Any], tmp_path: Path) -> None:
         others = network_peers.network_peers(network, x, tmp_path)
     ours = raw_outputs(network, x)
     for peer_name, run in others.items():
-        # With random weights the rounding of bfloat16 grows to a fifth in depth; other numbers would differ by 1.4.
+        # Random weights, many deep: the rounding of bfloat16 grows to a fifth. Other numbers would differ by 1.4.
         assert_near(run(), ours, 0.5 if peer_name.endswith("bf16") else 1e-3, peer_name)
     also = {}
     if isinstance(plain, Darknet) and not name.startswith(NOT_IN_OPENCV):
