@@ -77,3 +77,15 @@ def test_torchvision_retinanet_postprocessing(race: Callable[..., Any]) -> None:
     }
     split = [list(anchors[0].split(counts))]
     beside_itself(race, "torchvision", lambda: network.postprocess_detections(outputs, split, [(800, 800)]))
+
+
+def test_torchvision_ssd_postprocessing(race: Callable[..., Any]) -> None:
+    """Four pictures: 8,732 boxes, up to 400 candidates of each of 90 classes."""
+    network = torchvision.models.detection.ssd300_vgg16(weights=None, weights_backbone=None).eval()
+    g = torch.Generator().manual_seed(0)
+    boxes = [clustered_boxes(8732, g) for _ in range(4)]
+    outputs = {
+        "cls_logits": torch.randn(4, 8732, 91, generator=g),
+        "bbox_regression": 0.3 * torch.randn(4, 8732, 4, generator=g),
+    }
+    beside_itself(race, "torchvision", lambda: network.postprocess_detections(outputs, boxes, [(600, 600)] * 4))

@@ -24,6 +24,7 @@ from pydet.detect_files import (
     find_inputs,
     picture_targets,
 )
+from pydet.train_options import TRAIN, add_train_options
 
 if TYPE_CHECKING:
     from pydet.detector import Detections, Detector
@@ -207,6 +208,12 @@ def _evaluate(options: argparse.Namespace) -> int:
     return SOME_FAILED if result.problems else ALL_DONE
 
 
+def _train(options: argparse.Namespace) -> int:
+    from pydet.train_options import train_command
+
+    return train_command(options)
+
+
 def _anchors(options: argparse.Namespace) -> int:
     if options.plot:
         check_output_file(options.plot, [options.data])
@@ -326,6 +333,9 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--report", type=Path, metavar="DIR", help=shown)
     _add_model_options(evaluate, threshold=0.005)
     _add_work_options(evaluate)
+
+    train = _command(commands, "train", _train, "train a detector on your own pictures", TRAIN)
+    add_train_options(train)
 
     anchors = _command(commands, "anchors", _anchors, "find anchors for a data set", _ANCHORS)
     anchors.add_argument("data", metavar="DATA", help="data set: file or folder")

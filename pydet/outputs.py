@@ -126,18 +126,35 @@ def save_picture(picture: Image.Image, path: Path) -> None:
 
 
 @contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
-    """A temporary file beside the path, which takes its place at the end; on any error the path stays untouched."""
+def whole_file(path: Path, durable: bool = False) -> Iterator[Path]:
+    """A temporary file beside the path, which takes its place at the end; on any error the path stays untouched.
+
+    Args:
+        path: Of the file that comes to be.
+        durable: Wait until it is on the disk, so that not even a power cut leaves half of it under this name.
+    """
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:50]}.")
     os.close(handle)
     temporary = Path(name)
     try:
         yield temporary
         temporary.chmod(0o666 & ~_umask())  # mkstemp makes files that only their owner can read
+        if durable:
+            _sync(temporary)
         temporary.replace(path)
+        if durable and os.name == "posix":
+            _sync(path.parent)  # the name is in the folder
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def _umask() -> int:

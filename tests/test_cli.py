@@ -258,7 +258,7 @@ def test_which_files_are_meant(folder: Path) -> None:
         (["detect", "x", "--batch-size", "0"], "--batch-size: must be a whole number above 0, got '0'"),
         (["detect", "x", "--device", "tpu"], "--device: must be cpu, cuda or cuda:N, got 'tpu'"),
         (["evaluate", "--images", "x"], "one of the arguments DATA --annotations is required"),
-        (["train"], "invalid choice: 'train'"),
+        (["teach"], "invalid choice: 'teach'"),
     ],
 )
 def test_usage_errors(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -202,7 +202,6 @@ def network(kind: str) -> nn.Module:
         return RetinaNet(["a", "b", "c"], version=2, shortest=64, longest=96, width=8)
     if kind == "yolo9000":
         sections = yolo9000(13, image_size=(64, 64))
-        sections[-1].options.pop("map")
         return Darknet([sections[0], *sections[-2:]], image_size=(2, 2), tree=TREE)
     return Darknet(yolov3_tiny(3), image_size=(64, 96))
 

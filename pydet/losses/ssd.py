@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -39,14 +40,16 @@ def ssd_loss(
 
     Returns:
         "bbox_regression" and "classification": sums, divided by the number of matched boxes of the batch (by 1 where
-        there is none). float64 for float64 inputs, else float32. No value is looked at.
+        there is none). With several processes of torch.distributed it is the mean of their numbers, so that the mean
+        of their losses is the loss of all their pictures as one batch. float64 for float64 inputs, else float32. No
+        value is looked at.
     """
     matches = ops.match_anchors(default_boxes, targets.boxes, targets.counts, iou_threshold, mode="ssd")
     positive = matches >= 0
     boxes, classes = targets.matched(matches)  # the class of no object is 0, the background
     wanted = ops.encode_boxes(boxes, default_boxes, box_weights).to(codes.dtype)
     distance = F.smooth_l1_loss(widened(codes), widened(wanted), reduction="none").sum(-1)
-    matched = positive.sum().clamp(min=1)
+    matched = _mean_of_processes(positive.sum()).clamp(min=1)
 
     entropy = ops.softmax_focal_loss(logits.flatten(0, 1), classes.flatten(), *CROSS_ENTROPY, None, "none")
     entropy = entropy.view_as(classes)
@@ -56,3 +59,11 @@ def ssd_loss(
         "bbox_regression": torch.where(positive, distance, 0).sum() / matched,
         "classification": torch.where(chosen, entropy, 0).sum() / matched,
     }
+
+
+def _mean_of_processes(count: Tensor) -> Tensor:
+    if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
+        return count
+    total = count.clone()
+    dist.all_reduce(total)
+    return total / dist.get_world_size()

@@ -17,14 +17,16 @@ from pydet.models.darknet.cfg import Section, format_cfg, parse_cfg
 from pydet.models.darknet.network import Darknet
 from pydet.models.darknet.weights import FUSED, WeightsError
 from pydet.models.detection import DetectionModel
-from pydet.models.registry import MODELS, Definition
+from pydet.models.registry import MODELS, Definition, TorchvisionDefinition
 from pydet.models.torchvision import check_tensors
+from pydet.outputs import whole_file
 from pydet.wordtree import WordTree
 
 # One entry that holds all of it as JSON: safetensors writes several in random order, and a file made twice from the
 # same network is to have the same bytes.
 METADATA_KEY = "pydet"
 FORMAT = 1
+MAX_OPTION = 10_000  # channels, or pixels of a side
 
 
 def save_checkpoint(
@@ -52,16 +54,16 @@ def save_checkpoint(
         tensors[name] = kept
     metadata: dict[str, Any] = {"format": FORMAT}
     metadata |= {"cfg": format_cfg(network.sections)} if isinstance(network, Darknet) else {"model": network.name}
+    if network.options:
+        metadata["options"] = dict(network.options)
     metadata["class_names"] = network.class_names
     if isinstance(network, Darknet):
         metadata["weights_header"] = network.weights_header
         if network.tree is not None:
             metadata["tree"] = network.tree.text()
     metadata["sources"] = dict(sources or {})
-    path = Path(path)
-    unfinished = path.with_name(path.name + ".part")
-    unfinished.write_bytes(save(tensors, metadata={METADATA_KEY: json.dumps(metadata, ensure_ascii=False)}))
-    unfinished.replace(path)
+    with whole_file(Path(path), durable=True) as temporary:
+        temporary.write_bytes(save(tensors, metadata={METADATA_KEY: json.dumps(metadata, ensure_ascii=False)}))
 
 
 def load_checkpoint(
@@ -82,7 +84,7 @@ def load_checkpoint(
     tree = WordTree.parse(metadata["tree"], f"{path} (its tree)") if "tree" in metadata else None
     with torch.device("meta"):
         if "model" in metadata:
-            network: DetectionModel = _definition(path, metadata["model"]).build(names, image_size)
+            network: DetectionModel = _build(path, metadata, names, image_size)
         elif sections is None:
             network = Darknet(
                 parse_cfg(metadata["cfg"], source=f"{path} (its cfg)"), image_size, names, batch_norm, tree
@@ -94,6 +96,21 @@ def load_checkpoint(
     if isinstance(network, Darknet):
         network.weights_header = tuple(metadata["weights_header"])
     return network
+
+
+def _build(
+    path: str | os.PathLike[str], metadata: dict[str, Any], names: Sequence[str], image_size: tuple[int, int] | None
+) -> DetectionModel:
+    definition, options = _definition(path, metadata["model"]), metadata.get("options", {})
+    if not options:
+        return definition.build(names, image_size)
+    if not isinstance(options, dict) or not all(isinstance(n, int) and 0 <= n <= MAX_OPTION for n in options.values()):
+        raise WeightsError(f"{path}: options must be small numbers by name")
+    assert isinstance(definition, TorchvisionDefinition)
+    try:
+        return definition.build(names, image_size, **options)
+    except (TypeError, RuntimeError) as error:
+        raise WeightsError(f"{path}: options that {definition.name} does not have: {error}") from None
 
 
 def _definition(path: str | os.PathLike[str], name: object) -> Definition:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -23,6 +24,7 @@ class DetectionModel(nn.Module):
 
     Attributes:
         name: Of its definition in `pydet.models.MODELS`; empty for a network of one's own.
+        options: What is other than in that definition, such as its width.
         class_names: The name of each label.
         first_label: The label of the first class of the scores: 1 where label 0 is the background, which has no score.
         max_detections: How many objects of a picture are returned at most.
@@ -30,6 +32,7 @@ class DetectionModel(nn.Module):
     """
 
     name = ""
+    options: Mapping[str, int] = MappingProxyType({})
     class_names: list[str]
     first_label = 0
     max_detections = 300

@@ -107,17 +107,25 @@ class DarknetDefinition(Definition):
 
 @dataclass(frozen=True)
 class TorchvisionDefinition(Definition):
-    """A network whose tensors have the names of torchvision's."""
+    """A network whose tensors have the names of torchvision's.
+
+    Attributes:
+        make: of the names of the labels, and of what is to be other than published: `width`, and for RetinaNet
+            `shortest`, `longest` and `frozen`.
+    """
 
     make: Callable[..., DetectionModel] = field(kw_only=True)
 
     def build(
-        self, class_names: Sequence[str] | None = None, image_size: tuple[int, int] | None = None
+        self,
+        class_names: Sequence[str] | None = None,
+        image_size: tuple[int, int] | None = None,
+        **options: int,
     ) -> DetectionModel:
         if image_size not in (None, self.image_size):
             raise ValueError(f"load: this model works at {self.image_size} pixels only, got {image_size}")
-        network = self.make(self.class_names() if class_names is None else class_names)
-        network.name = self.name
+        network = self.make(self.class_names() if class_names is None else class_names, **options)
+        network.name, network.options = self.name, options
         return network
 
 

@@ -31,35 +31,39 @@ class VggLevels(nn.Module):
 
     Args:
         size: 300, or 512, which has one level more (footnote 5 of the paper's appendix).
+        width: channels of the first stage.
+
+    Attributes:
+        channels: of the map of each level.
     """
 
-    channels = (512, 1024, 512, 256, 256, 256, 256)
-
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, width: int = 64) -> None:
         super().__init__()
-        *stages, conv4, conv5 = vgg16_stages()
+        *stages, conv4, conv5 = vgg16_stages(width)
         features: list[nn.Module] = []
         for stage in stages:
             # 75 pixels become 38: the third pool rounds up, as in the paper's Caffe.
             features += [*stage, nn.MaxPool2d(2, ceil_mode=stage is stages[2])]
         self.features = nn.Sequential(*features, *conv4)
-        self.scale_weight = nn.Parameter(torch.full((512,), 20.0))
+        fourth, eighth, sixteenth = 4 * width, 8 * width, 16 * width
+        self.scale_weight = nn.Parameter(torch.full((eighth,), 20.0))
         # fc6 and fc7 of VGG as convolutions; fc6 is dilated in place of the stride that pool5 has lost (section 3).
         fc = nn.Sequential(
             nn.MaxPool2d(3, stride=1, padding=1),
-            nn.Conv2d(512, 1024, 3, padding=6, dilation=6),
+            nn.Conv2d(eighth, sixteenth, 3, padding=6, dilation=6),
             nn.ReLU(inplace=True),
-            nn.Conv2d(1024, 1024, 1),
+            nn.Conv2d(sixteenth, sixteenth, 1),
             nn.ReLU(inplace=True),
         )
-        extra = [nn.Sequential(nn.MaxPool2d(2), *conv5, fc), _narrow_then(1024, 512, 3, stride=2, padding=1)]
-        extra += [_narrow_then(512, 256, 3, stride=2, padding=1)]
+        extra = [nn.Sequential(nn.MaxPool2d(2), *conv5, fc), _narrow_then(sixteenth, eighth, 3, stride=2, padding=1)]
+        extra += [_narrow_then(eighth, fourth, 3, stride=2, padding=1)]
         if size == 512:
-            extra += [_narrow_then(256, 256, 3, stride=2, padding=1) for _ in range(2)]
-            extra += [_narrow_then(256, 256, 4, padding=1)]
+            extra += [_narrow_then(fourth, fourth, 3, stride=2, padding=1) for _ in range(2)]
+            extra += [_narrow_then(fourth, fourth, 4, padding=1)]
         else:
-            extra += [_narrow_then(256, 256, 3) for _ in range(2)]
+            extra += [_narrow_then(fourth, fourth, 3) for _ in range(2)]
         self.extra = nn.ModuleList(extra)
+        self.channels = (eighth, sixteenth, eighth, *[fourth] * (len(extra) - 2))
 
     def forward(self, x: Tensor) -> list[Tensor]:
         x = self.features(x)
@@ -130,6 +134,7 @@ class SSD(DetectionModel):
     Args:
         class_names: of all labels; the first is the background.
         size: 300 or 512, the side of the square that pictures are stretched to.
+        width: channels of the first stage; VGG-16 has 64.
 
     Attributes:
         boxes: float32 [N, 4] xyxy in pixels of the network's input, 8,732 or 24,564 default boxes.
@@ -139,7 +144,7 @@ class SSD(DetectionModel):
     max_detections = 200
     class_top_k = 400
 
-    def __init__(self, class_names: Sequence[str], size: int = 300) -> None:
+    def __init__(self, class_names: Sequence[str], size: int = 300, width: int = 64) -> None:
         super().__init__()
         if size not in LAYOUTS:
             raise ValueError(f"SSD: size must be 300 or 512, got {size}")
@@ -148,10 +153,9 @@ class SSD(DetectionModel):
         layout = LAYOUTS[size]
         self.class_names = list(class_names)
         self.size = size
-        self.backbone = VggLevels(size)
+        self.backbone = VggLevels(size, width)
         boxes_a_cell = [2 + 2 * len(ratios) for ratios in layout["ratios"]]  # type: ignore[arg-type]
-        channels = VggLevels.channels[: len(boxes_a_cell)]
-        self.head = Head(channels, boxes_a_cell, len(class_names))
+        self.head = Head(self.backbone.channels, boxes_a_cell, len(class_names))
         grids = [(side, side) for side in layout["sides"]]
         with torch.device("cpu"):  # they are no weights: a network without memory of its own has them too
             # Not a buffer: half a network keeps whole boxes.

@@ -25,6 +25,18 @@ def load_torchvision(network: DetectionModel, path: str | os.PathLike[str]) -> N
     Raises:
         WeightsError: it is no such file, or one of another network; nothing is changed then.
     """
+    state = read_state_dict(path)
+    tensors = _renamed(state)
+    check_tensors(path, tensors, network.state_dict(), "the model")
+    network.load_state_dict(tensors, strict=False)
+
+
+def read_state_dict(path: str | os.PathLike[str]) -> dict[str, Tensor]:
+    """The names and tensors of a `.pth` file; nothing in it is ever run.
+
+    Raises:
+        WeightsError: there is something else in it.
+    """
     if not Path(path).is_file():
         raise FileNotFoundError(f"{os.fspath(path)}: no such file")
     try:
@@ -35,9 +47,7 @@ def load_torchvision(network: DetectionModel, path: str | os.PathLike[str]) -> N
         raise WeightsError(f"{os.fspath(path)}: {_reason(error)}") from None
     if not isinstance(state, dict) or not all(isinstance(t, Tensor) for t in state.values()):
         raise WeightsError(f"{os.fspath(path)}: must be a state dict, names and tensors, as torchvision publishes")
-    tensors = _renamed(state)
-    check_tensors(path, tensors, network.state_dict(), "the model")
-    network.load_state_dict(tensors, strict=False)
+    return state
 
 
 def _reason(error: Exception) -> str:

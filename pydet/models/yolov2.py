@@ -74,8 +74,11 @@ def yolov2_tiny_voc(
     return yolov2_tiny(num_classes, anchors, image_size, last=1024, rescore=1)
 
 
+NODES_OF_9K = 9418
+
+
 def yolo9000(
-    num_classes: int = 9418,
+    num_classes: int = NODES_OF_9K,
     anchors: Anchors = YOLO9000_ANCHORS,
     image_size: tuple[int, int] = (544, 544),
     tree: str = "9k.tree",
@@ -84,7 +87,8 @@ def yolo9000(
     layers, _ = darknet19()
     region = head(num_classes, anchors, rescore=1, jitter=".2")
     region[-1].options["tree"] = tree
-    region[-1].options["map"] = "coco9k.map"
+    if num_classes == NODES_OF_9K:  # the map says which node each of COCO's classes is
+        region[-1].options["map"] = "coco9k.map"
     return [net(image_size), *layers, *region]
 
 

@@ -1,6 +1,23 @@
-"""How Darknet updates weights: its SGD and its learning rates, as those of PyTorch."""
+"""Training: `train(Settings(...))` is what `pydet train` does, and `resume` goes on with it; and its parts."""
 
+from pydet.training.checkpoint import CheckpointError
+from pydet.training.loop import NotFinite
 from pydet.training.schedule import DarknetLR, Policy
+from pydet.training.settings import Settings, SettingsError, defaults, read_settings
 from pydet.training.sgd import darknet_sgd
+from pydet.training.train import Result, resume, train
 
-__all__ = ["DarknetLR", "Policy", "darknet_sgd"]
+__all__ = [
+    "CheckpointError",
+    "DarknetLR",
+    "NotFinite",
+    "Policy",
+    "Result",
+    "Settings",
+    "SettingsError",
+    "darknet_sgd",
+    "defaults",
+    "read_settings",
+    "resume",
+    "train",
+]

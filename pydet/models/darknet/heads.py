@@ -61,6 +61,11 @@ class Head(Layer):
         """How many labels the objects may have that it is trained with."""
         return self.num_classes if self._class_map is None else len(self._class_map)
 
+    @property
+    def label_classes(self) -> list[int] | None:
+        """Which of its classes each label of the objects is; None where they are the same."""
+        return None if self._class_map is None else self._class_map.tolist()
+
     @cached_property
     def _class_map(self) -> Tensor | None:
         """int64: which of its classes each label is, where the cfg has a `map`. It is for training only."""

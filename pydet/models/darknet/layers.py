@@ -18,11 +18,15 @@ class BatchNorm(nn.Module):
 
     "cuda": (x - mean) / sqrt(var + 1e-5), as torch; what networks trained on a GPU have seen.
     "cpu": (x - mean) / (sqrt(var) + 1e-6); only evaluation differs, training is the same for both.
+
+    Attributes:
+        momentum: How much of a batch's statistics enters the running ones.
     """
 
     def __init__(self, channels: int, formula: str) -> None:
         super().__init__()
         self.formula = formula
+        self.momentum = 0.01
         self.weight = nn.Parameter(torch.ones(channels))
         self.bias = nn.Parameter(torch.zeros(channels))
         self.running_mean: Tensor
@@ -41,9 +45,8 @@ class BatchNorm(nn.Module):
         if self.formula == "cpu" and not self.training:
             scale, shift = (t.to(x.dtype)[:, None, None] for t in self.scale_and_shift())
             return torch.addcmul(shift, x, scale)
-        return F.batch_norm(
-            x, self.running_mean, self.running_var, self.weight, self.bias, self.training, momentum=0.01, eps=1e-5
-        )
+        statistics = self.running_mean, self.running_var
+        return F.batch_norm(x, *statistics, self.weight, self.bias, self.training, self.momentum, eps=1e-5)
 
 
 class Convolutional(Layer):

@@ -1,0 +1,82 @@
+"""One training by many processes, as `torchrun` starts them; by one process everything here does nothing."""
+
+from __future__ import annotations
+
+import datetime
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+# Others wait while the first one measures and draws at the end.
+_PATIENCE = datetime.timedelta(minutes=60)
+
+
+class Processes:
+    """Which of how many this one is.
+
+    Attributes:
+        rank: 0 is the first, which writes the files and speaks.
+        world: how many there are.
+        device: what this one computes on.
+    """
+
+    def __init__(self, rank: int = 0, world: int = 1, device: str = "cpu") -> None:
+        self.rank, self.world = rank, world
+        self.device = torch.device(device)
+
+    @property
+    def first(self) -> bool:
+        return self.rank == 0
+
+    def sum(self, values: Tensor) -> Tensor:
+        """The sum over all processes, of the same bits in all of them."""
+        if self.world > 1:
+            dist.all_reduce(values)
+        return values
+
+    def gather(self, item: Any) -> list[Any]:
+        """Everybody's items in the order of the ranks, in the first process; in the others nothing."""
+        if self.world == 1:
+            return [item]
+        items: list[Any] | None = [None] * self.world if self.first else None
+        dist.gather_object(item, items)
+        return items or []
+
+    def share(self, item: Any) -> Any:
+        """The first process's item, in all of them."""
+        if self.world == 1:
+            return item
+        box = [item]
+        dist.broadcast_object_list(box)
+        return box[0]
+
+
+@contextmanager
+def processes(device: str) -> Iterator[Processes]:
+    """Meets the other processes, where `torchrun` has started some: gloo on the CPU, NCCL on GPUs, one for each.
+
+    Raises:
+        ValueError: there is no such device.
+    """
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    if world > 1 and device == "cuda":
+        device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
+    number = int(device.partition(":")[2] or 0)
+    if device != "cpu" and number >= torch.cuda.device_count():
+        seen = f"torch {torch.__version__} sees {torch.cuda.device_count()} CUDA devices"
+        raise ValueError(f"train: device {device}: {seen}")
+    if device != "cpu":
+        torch.cuda.set_device(number)
+    if world == 1:
+        yield Processes(device=device)
+        return
+    dist.init_process_group("gloo" if device == "cpu" else "nccl", timeout=_PATIENCE)
+    try:
+        yield Processes(dist.get_rank(), world, device)
+    finally:
+        dist.destroy_process_group()
