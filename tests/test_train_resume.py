@@ -84,12 +84,13 @@ def test_in_bfloat16_with_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         assert (folders[0] / "run" / name).read_bytes() == (folders[1] / "run" / name).read_bytes()
 
 
-def test_after_ctrl_c(whole: Path, tmp_path: Path) -> None:
-    """The update is finished and kept: nothing at all is lost."""
-    process = start(arguments(small_settings(tmp_path, checkpoint_every=1000)))
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_after_ctrl_c(whole: Path, tmp_path: Path, number: signal.Signals) -> None:
+    """The update is finished and kept: nothing at all is lost. The signal reaches what reads the pictures, too."""
+    process = start(arguments(small_settings(tmp_path, checkpoint_every=1000, workers=1)))
     losses = tmp_path / "run" / "losses.csv"
     wait_for(lambda: losses.exists() and losses.read_text().count("\n") >= 4)
-    process.send_signal(signal.SIGINT)
+    os.killpg(process.pid, number)
     output, _ = process.communicate(timeout=120)
     if process.returncode == 0:
         pytest.skip("it had ended before the signal came")
@@ -119,7 +120,8 @@ def test_after_kill_9_at_random_moments(whole: Path, tmp_path: Path) -> None:
         process = start(["train", "--resume", str(run)] if begun else arguments(small_settings(tmp_path)))
         wait_for(lambda: process.poll() is not None or updates_in(run) > before)  # noqa: B023
         time.sleep(moments.uniform(0, 1.5))
-        process.send_signal(signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
         # Whatever was being written, what is there is whole; at most one interval is lost
         if (run / "checkpoint.pt").exists():

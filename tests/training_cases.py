@@ -76,7 +76,12 @@ def start(arguments: list[str], processes: int = 1) -> subprocess.Popen[str]:
     command = [sys.executable, *launcher, "-m", "pydet", *arguments]
     threads = {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
     return subprocess.Popen(
-        command, env=os.environ | threads, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        command,
+        env=os.environ | threads,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
     )
 
 

@@ -118,6 +118,7 @@ def workers(settings: Settings, world: int) -> int:
 
 
 def _ignore_interrupts(number: int) -> None:
-    """Ctrl-C reaches all processes of the terminal; the readers end when the training does."""
+    """Ctrl-C, or the SIGTERM of `timeout` and `torchrun`, reaches all processes; the readers end when training does."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     torch.set_num_threads(1)
