@@ -6,7 +6,6 @@ import math
 
 import pytest
 import torch
-from cuda_harness import SOURCES, CudaOnCpu
 from torch import Tensor
 
 from pydet import reference
@@ -192,37 +191,3 @@ def test_sizes_must_be_comparable() -> None:
     anchor_kmeans(wh[:2], 2)
     with pytest.raises(RuntimeError, match=r"must not differ by more than a factor of 2\^30, got \(1, 1\) at row 0"):
         anchor_kmeans(wh, 2)
-
-
-@pytest.mark.parametrize(
-    ("wh", "k"),
-    [
-        ([[0.0, 1.0], [1, 2], [3, 4]], 2),
-        ([[1.0, -1.0], [1, 2], [3, 4]], 2),
-        ([[1.0, math.nan], [1, 2], [3, 4]], 2),
-        ([[1.0, 1.0], [math.inf, 2], [3, 4]], 2),
-        ([[math.nan, math.nan], [math.nan, 0]], 1),
-        ([[1.0, 1.0], [2.0**31, 2.0]], 1),
-        ([[1.0, 1.0], [2, 2], [2, 2], [1, 1]], 3),
-    ],
-)
-def test_what_a_gpu_says_of_wrong_sizes(request: pytest.FixtureRequest, wh: list[list[float]], k: int) -> None:
-    """Of the CUDA kernel, on the CPU: it cannot refuse them without making the host wait."""
-    cuda = CudaOnCpu(request.config.cache.mkdir("compiled"), [s for s in SOURCES if s.stem == "anchor_kmeans"])
-    sizes = torch.tensor(wh)
-    with pytest.raises(RuntimeError):
-        anchor_kmeans(sizes, k)
-    anchors, average = cuda.call(anchor_kmeans, sizes, k, 0, 4)
-    assert anchors.isnan().all()
-    assert average.isnan()
-
-
-def test_a_gpu_takes_boxes_of_any_size(request: pytest.FixtureRequest) -> None:
-    """The ends of float64, where a power of two alone would not be finite."""
-    cuda = CudaOnCpu(request.config.cache.mkdir("compiled"), [s for s in SOURCES if s.stem == "anchor_kmeans"])
-    for factor in (2.0**1023, 2.0**-1050):
-        wh = torch.tensor([[1.0, 1.5], [0.25, 0.5], [0.5, 0.25], [1.0, 0.5]], dtype=torch.float64)
-        expected, average = anchor_kmeans(wh, 3)
-        for anchors, same in (anchor_kmeans(wh * factor, 3), cuda.call(anchor_kmeans, wh * factor, 3, 0, 4)):
-            assert torch.equal(anchors, expected * factor)
-            assert torch.equal(same, average)

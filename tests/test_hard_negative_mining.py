@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-from cuda_harness import SOURCES, CudaOnCpu
 from torch import Tensor
 
 from pydet import reference
@@ -134,15 +133,3 @@ def test_messages(args: tuple[Any, ...], message: str) -> None:
     with pytest.raises(RuntimeError) as error:
         hard_negative_mining(*args)
     assert message in str(error.value)
-
-
-@pytest.mark.parametrize("digits", [None, 1, 0])
-def test_more_anchors_than_threads(request: pytest.FixtureRequest, digits: int | None) -> None:
-    """Of the CUDA kernel, on the CPU: losses that differ, some that are equal, and thousands of each value."""
-    sources = [source for source in SOURCES if source.stem == "hard_negative_mining"]
-    cuda = CudaOnCpu(request.config.cache.mkdir("compiled"), sources)
-    generator = torch.Generator().manual_seed(0)
-    loss = torch.rand(2, 20_000, generator=generator).log().neg()
-    positive = torch.rand(2, 20_000, generator=generator) < 0.02
-    loss = loss if digits is None else loss.round(decimals=digits)
-    assert torch.equal(cuda.call(hard_negative_mining, loss, positive, seed=3), hard_negative_mining(loss, positive))
