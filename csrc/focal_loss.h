@@ -55,6 +55,11 @@ struct Upstream {
 // What is computed in one pass: losses (each, or their sum), and gradients where somebody wants them.
 enum class FocalWanted : int { loss, loss_and_gradient, gradient };
 
+// Of which what is not wanted is left out.
+struct FocalOutputs {
+  Tensor loss, gradient;
+};
+
 // The dtype of losses: that of the arithmetic, since sums overflow in half precision.
 inline ScalarType focal_dtype(const Tensor& inputs) {
   return inputs.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;

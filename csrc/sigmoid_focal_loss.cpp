@@ -37,10 +37,6 @@ struct SigmoidFocalJob {
 namespace pydet {
 namespace {
 
-struct FocalOutputs {
-  Tensor loss, gradient;
-};
-
 // The sum of the losses from sums of blocks, so that the number of threads makes no difference.
 template <typename T, typename In, typename Target>
 double run_blocks(const SigmoidFocalJob<T, In, Target>& job, int64_t numel) {

@@ -42,10 +42,6 @@ struct SoftmaxFocalJob {
 namespace pydet {
 namespace {
 
-struct FocalOutputs {
-  Tensor loss, gradient;
-};
-
 template <typename T, typename In>
 void run_rows(const SoftmaxFocalJob<T, In>& job, int64_t rows) {
   const int64_t padded = padded_row<T>(job.num_classes);

@@ -43,6 +43,9 @@ inline Tensor as_contiguous(const Tensor& t, ScalarType type) {
   return converted.is_contiguous() ? converted : torch::stable::contiguous(converted);
 }
 
+// Whether 16 bytes can be read or written at once.
+inline bool is_aligned(const void* data) { return reinterpret_cast<uintptr_t>(data) % 16 == 0; }
+
 // Large new memory is mapped page by page while it is first written, which takes longer than the writing itself; in
 // huge pages it does not. A hint: where it is not followed nothing changes.
 inline void prefer_huge_pages(void* data, int64_t bytes) {

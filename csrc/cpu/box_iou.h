@@ -23,9 +23,8 @@ void box_iou_columns(const Box<T>* boxes, int64_t n, BoxFormat format, T* __rest
 
 // `count` rows with the m columns: what is loaded of a column serves all of them.
 template <IouKind kind, int count, typename T, typename Out>
-inline __attribute__((always_inline)) void box_iou_block(const IouBox<T> (&rows)[count], const T* columns,
-                                                         int64_t stride, int64_t m, const IouRules<T>& rules,
-                                                         Out* __restrict__ out) {
+PYDET_HD void box_iou_block(const IouBox<T> (&rows)[count], const T* columns, int64_t stride, int64_t m,
+                            const IouRules<T>& rules, Out* __restrict__ out) {
   for (int64_t j = 0; j < m; ++j) {
     const IouBox<T> column{{columns[j], columns[stride + j], columns[2 * stride + j], columns[3 * stride + j]},
                            columns[4 * stride + j],

@@ -9,11 +9,9 @@ constexpr int64_t kTile = 1024;  // columns whose boxes and sums stay in the fir
 // One row with `count` columns of a tile from k on: adds to the sums (x1, y1, x2, y2, area, angle) of the row and of
 // the columns. Arrays of fixed size, so that the compiler sees that their runs do not overlap.
 template <IouKind kind, typename T>
-inline __attribute__((always_inline)) void box_iou_backward_block(const IouBox<T>& row, const T* __restrict__ columns,
-                                                                  int64_t stride, const IouRules<T>& rules,
-                                                                  const T* __restrict__ gradients, int64_t k,
-                                                                  int64_t count, T (&row_sums)[6][kLanes],
-                                                                  T (&column_sums)[6][kTile]) {
+PYDET_HD void box_iou_backward_block(const IouBox<T>& row, const T* __restrict__ columns, int64_t stride,
+                                     const IouRules<T>& rules, const T* __restrict__ gradients, int64_t k,
+                                     int64_t count, T (&row_sums)[6][kLanes], T (&column_sums)[6][kTile]) {
   for (int64_t lane = 0; lane < count; ++lane, ++k) {
     const IouBox<T> column{{columns[k], columns[stride + k], columns[2 * stride + k], columns[3 * stride + k]},
                            columns[4 * stride + k],

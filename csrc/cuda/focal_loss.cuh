@@ -26,8 +26,6 @@ void launch_focal_total(const Tensor& sums, double scale, const double* factor, 
          scale, factor, total);
 }
 
-inline bool is_aligned(const void* data) { return reinterpret_cast<uintptr_t>(data) % 16 == 0; }
-
 // kCount values at once, where they lie at a multiple of 16 bytes, or a single one.
 template <typename T, int kCount>
 struct alignas(kCount == 1 ? sizeof(T) : 16) Values {

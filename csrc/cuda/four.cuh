@@ -26,7 +26,7 @@ __device__ void store_four(T* rows, int64_t i, Four<T> four) {
 // Contiguous, of a type, and where rows of four lie as they must: a view may begin anywhere.
 inline Tensor rows_of_four(const Tensor& t, ScalarType type) {
   const Tensor dense = as_contiguous(t, type);
-  return reinterpret_cast<uintptr_t>(dense.data_ptr()) % 16 == 0 ? dense : torch::stable::clone(dense);
+  return is_aligned(dense.data_ptr()) ? dense : torch::stable::clone(dense);
 }
 
 }  // namespace pydet

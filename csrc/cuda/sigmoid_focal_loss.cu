@@ -40,10 +40,6 @@ Tensor share_of_row(const Tensor& classes, cudaStream_t stream) {
   return share;
 }
 
-struct FocalOutputs {
-  Tensor loss, gradient;
-};
-
 template <FocalPower kPower, typename T, typename In>
 void launch_power(const SigmoidFocalJob<T, In>& job, bool reduced, int64_t blocks, cudaStream_t stream) {
   const auto start = [&](auto kernel) {

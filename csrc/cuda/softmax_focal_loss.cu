@@ -7,10 +7,6 @@
 namespace pydet {
 namespace {
 
-struct FocalOutputs {
-  Tensor loss, gradient;
-};
-
 template <typename T, typename In>
 FocalOutputs softmax_focal_as(const Tensor& inputs, const Tensor& targets, double gamma, double alpha,
                               const std::optional<Tensor>& weight, Reduction reduction, FocalWanted wanted,
