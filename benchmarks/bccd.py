@@ -1,0 +1,223 @@
+"""Detectors trained on blood cells by `pydet train`, one after the other, and the table of what they reached.
+
+    python benchmarks/bccd.py DATA FOLDER [RUN ...]     trains, in FOLDER; without names, all runs
+    python benchmarks/bccd.py --report FOLDER           writes results/bccd.md of what FOLDER has
+
+DATA is the BCCD data set in VOC's layout. Nothing else should run on the machine: the times are part of the results.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import machine
+from PIL import Image
+
+from pydet.image import read_image
+from pydet.models.darknet.cfg import format_cfg
+from pydet.models.darknet.sections import convolution, maxpool, net, section
+
+ROOT = Path(__file__).parent.parent
+RESULT = ROOT / "benchmarks" / "results" / "bccd.md"
+CLASSES = ("RBC", "WBC", "Platelets")
+
+_SCRATCH = (
+    "--weights none --batch-size 8 --set parts=1 --set width=16 --set schedule=cosine --set warmup=200 --set clip=10 "
+    "--set ema=0.998 --set vertical_flip=true"
+)
+_JOINT = (
+    "--cfg joint.cfg --weights yolov3-tiny.safetensors --epochs 15 --size 416 --batch-size 8 --set parts=1 "
+    "--set schedule=cosine --set warmup=100 --set warmup_power=1 --set clip=10 --set ema=0.998 "
+    "--set batch_norm_momentum=0.03 --set multi_scale=false --set square=false --set augmentation=mild"
+)
+# Name: title, arguments of `pydet train` beside --out and --seed
+RUNS = {
+    "yolov3-tiny": ("from the official weights, the defaults", "yolov3-tiny --data bccd"),
+    "yolov3-tiny-trainval": (
+        "the same on train and val, and three times as long",
+        "yolov3-tiny --data bccd --train-split train+val --epochs 45",
+    ),
+    "ssd300": (
+        "a quarter of VGG-16's channels, from random numbers",
+        f"ssd300 --data bccd --epochs 40 --learning-rate 0.002 {_SCRATCH} --set augmentation=flip",
+    ),
+    "retinanet": (
+        "version 2, a quarter of ResNet-50's channels, from random numbers, the short side 384 pixels",
+        f"retinanet-resnet50-v2 --data bccd --epochs 24 --learning-rate 0.02 --size 384 {_SCRATCH} "
+        "--set ema=0.995 --set batch_norm_momentum=0.03",
+    ),
+    "boxes-only": ("a small YOLO9000 without the labelled pictures", f"--data coarse {_JOINT}"),
+    "joint": ("and with them", f"--data coarse --labelled labelled {_JOINT}"),
+}
+SEED = 0
+
+# Boxes say "cell" or "Platelets"; which cell it is, only pictures without boxes say.
+TREE = "Platelets -1\ncell -1\nRBC 1\nWBC 1\n"
+JOINT = """\
+YOLO9000's joint training (section 4) in small. The boxes of the train split have been made coarse: every red and every
+white cell is only a "cell". Of which kind one is, is said by pictures without boxes alone, in a folder for each kind:
+150 single cells of the train split, each where it was in its picture, of which nothing else is left. The tree:
+
+```
+{tree}```
+
+The test split has its own labels, RBC and WBC, for which no box was ever trained."""
+
+
+def prepare(data: Path, folder: Path) -> None:
+    """What the runs read, by names without the paths of this machine."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "bccd").unlink(missing_ok=True)
+    (folder / "bccd").symlink_to(data.resolve())
+    shutil.copy(ROOT / "pydet" / "assets" / "yolov3-tiny.safetensors", folder)
+    (folder / "joint.tree").write_text(TREE)
+    (folder / "joint.cfg").write_text(joint_cfg())
+    if not (folder / "coarse").exists():
+        coarse(folder / "bccd", folder / "coarse")
+    if not (folder / "labelled").exists():
+        crops(folder / "bccd", folder / "labelled")
+
+
+def joint_cfg() -> str:
+    """YOLOv2-tiny's layers, the first thirteen of which are YOLOv3-tiny's, with a tree of four nodes."""
+    layers = [net((416, 416))]
+    for filters in (16, 32, 64, 128, 256):
+        layers += [convolution(filters, 3), maxpool(2, stride=2)]
+    layers += [convolution(512, 3), maxpool(2, stride=1), convolution(1024, 3), convolution(512, 3)]
+    # The anchors are those of `pydet anchors bccd --k 3`
+    layers += [convolution(3 * (5 + 4), 1, activation="linear", batch_normalize=False)]
+    shape = {"classes": 4, "coords": 4, "num": 3, "softmax": 1, "bias_match": 1, "rescore": 1, "tree": "joint.tree"}
+    scales = {"object_scale": 5, "noobject_scale": 1, "class_scale": 1, "coord_scale": 1, "thresh": ".6"}
+    return format_cfg([*layers, section("region", anchors="0.79,0.77, 2.13,2.05, 4.37,3.90", **shape, **scales)])
+
+
+def coarse(data: Path, to: Path) -> None:
+    """The data set, with no other cells than cells in the boxes of the train split."""
+    shutil.copytree(data / "ImageSets", to / "ImageSets")
+    (to / "JPEGImages").symlink_to((data / "JPEGImages").resolve())
+    (to / "Annotations").mkdir()
+    train = set(names(data, "train"))
+    for path in sorted((data / "Annotations").glob("*.xml")):
+        tree = ElementTree.parse(path)
+        for name in tree.iterfind("object/name") if path.stem in train else ():
+            name.text = "Platelets" if name.text == "Platelets" else "cell"
+        tree.write(to / "Annotations" / path.name)
+
+
+def crops(data: Path, to: Path, each: int = 150) -> None:
+    """As many cells of each kind, from as many pictures as possible; each alone in its picture, at its own size."""
+    found: dict[str, list[tuple[int, str, tuple[int, ...]]]] = {"RBC": [], "WBC": []}
+    for name in names(data, "train"):
+        taken = dict.fromkeys(found, 0)
+        for thing in ElementTree.parse(data / "Annotations" / f"{name}.xml").iterfind("object"):
+            kind = thing.findtext("name", "")
+            x1, y1, x2, y2 = (int(thing.findtext(f"bndbox/{side}", "0")) for side in ("xmin", "ymin", "xmax", "ymax"))
+            if kind in found and x2 - x1 > 20 and y2 - y1 > 20:
+                found[kind].append((taken[kind], name, (x1, y1, x2, y2)))
+                taken[kind] += 1
+    for kind, places in found.items():
+        (to / kind).mkdir(parents=True)
+        for number, (_, name, (x1, y1, x2, y2)) in enumerate(sorted(places)[:each]):
+            picture = read_image(data / "JPEGImages" / f"{name}.jpg")
+            rows, columns = (slice(max(low - 8, 0), high + 8) for low, high in ((y1, y2), (x1, x2)))
+            alone = picture.flatten(1).median(1).values[:, None, None].expand_as(picture).clone()
+            alone[:, rows, columns] = picture[:, rows, columns]
+            Image.fromarray(alone.permute(1, 2, 0).numpy()).save(to / kind / f"{number:03}.png")
+
+
+def names(data: Path, split: str) -> list[str]:
+    return (data / "ImageSets" / "Main" / f"{split}.txt").read_text().split()
+
+
+def run(name: str, folder: Path) -> None:
+    command = ["train", *shlex.split(RUNS[name][1]), "--seed", str(SEED), "--out", name]
+    shutil.rmtree(folder / name, ignore_errors=True)
+    start, began = time.perf_counter(), datetime.datetime.now(datetime.timezone.utc)
+    with (folder / f"{name}.log").open("w") as log:
+        paths = os.environ | {"PYTHONPATH": str(ROOT)}
+        subprocess.run(
+            [sys.executable, "-m", "pydet", *command], cwd=folder, env=paths, stdout=log, stderr=log, check=True
+        )
+    facts = {
+        "command": shlex.join(["pydet", *command]),
+        "seconds": time.perf_counter() - start,
+        "date": f"{began:%Y-%m-%d}",
+        "commit": machine.commit(),
+        "machine": machine.description(),
+        "versions": machine.versions(),
+    }
+    (folder / f"{name}.json").write_text(json.dumps(facts))
+
+
+def table(folder: Path) -> str:
+    """The results of all runs that are there, as Markdown."""
+    done = {name: facts_of(folder, name) for name in RUNS if (folder / f"{name}.json").exists()}
+    lines = ["# Training on blood cells", "", *introduction(next(iter(done.values()))), ""]
+    lines += ["| run | minutes | AP50 | " + " | ".join(CLASSES) + " | AP .5:.95 |", "|---" * 7 + "|"]
+    for name, facts in done.items():
+        classes = {item["name"]: item["ap50"] for item in facts["result"]["classes"]}
+        numbers = [facts["result"]["metrics"]["AP50"], *(classes[kind] for kind in CLASSES)]
+        numbers.append(facts["result"]["metrics"]["AP"])
+        shown = " | ".join(f"{number:.3f}" for number in numbers)
+        lines.append(f"| [{name}](#{name}), {RUNS[name][0]} | {facts['seconds'] / 60:.1f} | {shown} |")
+    for name, facts in done.items():
+        lines += ["", f"## {name}", ""]
+        if name == "boxes-only":
+            lines += [JOINT.format(tree=TREE), ""]
+        lines += [f"    {facts['command']}", "", f"Commit {facts['commit'][:12]}, {facts['date']}.", ""]
+        lines += ["<details><summary>What it printed</summary>", "", "```", log_of(folder, name), "```", "</details>"]
+    return "\n".join(lines) + "\n"
+
+
+def facts_of(folder: Path, name: str) -> dict[str, Any]:
+    result = json.loads((folder / name / "report" / "metrics.json").read_text())
+    return {**json.loads((folder / f"{name}.json").read_text()), "result": result}
+
+
+def introduction(facts: dict[str, Any]) -> list[str]:
+    about, versions = facts["machine"], facts["versions"]
+    return [
+        "BCCD: pictures of blood of 640 x 480 pixels, 205 to train on, 87 (val) of which the best weights are chosen, "
+        "and 72 (test) on which they are measured. Average precision at an IoU of .5 over all points, of the mean of "
+        "the classes and of each; platelets are 69 in the test split, so that theirs varies by .03.",
+        "",
+        f"{about['cpu']}, {about['threads']} threads, torch {versions['torch']}. Made by `benchmarks/bccd.py`, which "
+        f"has all that the commands read; the seed is {SEED}. The minutes are those of the whole command, its "
+        "measurements and report included.",
+    ]
+
+
+def log_of(folder: Path, name: str) -> str:
+    text = (folder / f"{name}.log").read_text()
+    text = text.replace(f"{ROOT}{os.sep}", "").replace(f"{folder.resolve()}{os.sep}", "")
+    return re.sub(r"[^\n]*\r", "", text).strip()  # of a line that was written again and again, the last
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--report", action="store_true")
+    parser.add_argument("paths", nargs="+", metavar="DATA FOLDER [RUN ...]")
+    options = parser.parse_args()
+    folder = Path(options.paths[0 if options.report else 1])
+    if not options.report:
+        prepare(Path(options.paths[0]), folder)
+        for name in options.paths[2:] or RUNS:
+            print(f"{name}: pydet train {RUNS[name][1]}", flush=True)
+            run(name, folder)
+    RESULT.write_text(table(folder))
+
+
+if __name__ == "__main__":
+    main()
