@@ -50,8 +50,7 @@ class Subnet(nn.Module):
         setattr(self, name, nn.Conv2d(channels, ANCHORS_A_CELL * columns, 3, padding=1))
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
-                # Section 4.1, where the layers have 256 channels: fewer ones would lose the signal on the way
-                nn.init.normal_(module.weight, std=0.01 * math.sqrt(256 / channels))
+                nn.init.normal_(module.weight, std=0.01)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
 
