@@ -1,7 +1,8 @@
 """Detectors trained on blood cells by `pydet train`, one after the other, and the table of what they reached.
 
-    python benchmarks/bccd.py DATA FOLDER [RUN ...]     trains, in FOLDER; without names, all runs
-    python benchmarks/bccd.py --report FOLDER           writes results/bccd.md of what FOLDER has
+    python benchmarks/bccd.py FOLDER --data DATA              makes all runs, in FOLDER
+    python benchmarks/bccd.py FOLDER ssd300 --data DATA       one of them
+    python benchmarks/bccd.py FOLDER                          writes results/bccd.md of what FOLDER has
 
 DATA is the BCCD data set in VOC's layout. Nothing else should run on the machine: the times are part of the results.
 """
@@ -25,9 +26,10 @@ from xml.etree import ElementTree
 import machine
 from PIL import Image
 
+from pydet.data import load_dataset
 from pydet.image import read_image
 from pydet.models.darknet.cfg import format_cfg
-from pydet.models.darknet.sections import convolution, maxpool, net, section
+from pydet.models.yolov2 import yolov2_tiny
 
 ROOT = Path(__file__).parent.parent
 RESULT = ROOT / "benchmarks" / "results" / "bccd.md"
@@ -91,16 +93,11 @@ def prepare(data: Path, folder: Path) -> None:
 
 
 def joint_cfg() -> str:
-    """YOLOv2-tiny's layers, the first thirteen of which are YOLOv3-tiny's, with a tree of four nodes."""
-    layers = [net((416, 416))]
-    for filters in (16, 32, 64, 128, 256):
-        layers += [convolution(filters, 3), maxpool(2, stride=2)]
-    layers += [convolution(512, 3), maxpool(2, stride=1), convolution(1024, 3), convolution(512, 3)]
-    # The anchors are those of `pydet anchors bccd --k 3`
-    layers += [convolution(3 * (5 + 4), 1, activation="linear", batch_normalize=False)]
-    shape = {"classes": 4, "coords": 4, "num": 3, "softmax": 1, "bias_match": 1, "rescore": 1, "tree": "joint.tree"}
-    scales = {"object_scale": 5, "noobject_scale": 1, "class_scale": 1, "coord_scale": 1, "thresh": ".6"}
-    return format_cfg([*layers, section("region", anchors="0.79,0.77, 2.13,2.05, 4.37,3.90", **shape, **scales)])
+    """YOLOv2-tiny, the first thirteen layers of which are YOLOv3-tiny's, with a tree of four nodes."""
+    anchors = ((0.79, 0.77), (2.13, 2.05), (4.37, 3.90))  # of `pydet anchors bccd --k 3`
+    sections = yolov2_tiny(4, anchors, rescore=1)
+    sections[-1].options["tree"] = "joint.tree"
+    return format_cfg(sections)
 
 
 def coarse(data: Path, to: Path) -> None:
@@ -108,7 +105,7 @@ def coarse(data: Path, to: Path) -> None:
     shutil.copytree(data / "ImageSets", to / "ImageSets")
     (to / "JPEGImages").symlink_to((data / "JPEGImages").resolve())
     (to / "Annotations").mkdir()
-    train = set(names(data, "train"))
+    train = (data / "ImageSets" / "Main" / "train.txt").read_text().split()
     for path in sorted((data / "Annotations").glob("*.xml")):
         tree = ElementTree.parse(path)
         for name in tree.iterfind("object/name") if path.stem in train else ():
@@ -118,27 +115,23 @@ def coarse(data: Path, to: Path) -> None:
 
 def crops(data: Path, to: Path, each: int = 150) -> None:
     """As many cells of each kind, from as many pictures as possible; each alone in its picture, at its own size."""
-    found: dict[str, list[tuple[int, str, tuple[int, ...]]]] = {"RBC": [], "WBC": []}
-    for name in names(data, "train"):
+    train = load_dataset(data, "train")
+    found: dict[str, list[tuple[int, str, list[int]]]] = {"RBC": [], "WBC": []}
+    for record in train:
         taken = dict.fromkeys(found, 0)
-        for thing in ElementTree.parse(data / "Annotations" / f"{name}.xml").iterfind("object"):
-            kind = thing.findtext("name", "")
-            x1, y1, x2, y2 = (int(thing.findtext(f"bndbox/{side}", "0")) for side in ("xmin", "ymin", "xmax", "ymax"))
-            if kind in found and x2 - x1 > 20 and y2 - y1 > 20:
-                found[kind].append((taken[kind], name, (x1, y1, x2, y2)))
+        for label, box in zip(record.labels.tolist(), record.boxes.int().tolist(), strict=True):
+            kind = train.class_names[label]
+            if kind in found and min(box[2] - box[0], box[3] - box[1]) > 20:
+                found[kind].append((taken[kind], record.path, box))
                 taken[kind] += 1
     for kind, places in found.items():
         (to / kind).mkdir(parents=True)
-        for number, (_, name, (x1, y1, x2, y2)) in enumerate(sorted(places)[:each]):
-            picture = read_image(data / "JPEGImages" / f"{name}.jpg")
+        for number, (_, path, (x1, y1, x2, y2)) in enumerate(sorted(places)[:each]):
+            picture = read_image(path)
             rows, columns = (slice(max(low - 8, 0), high + 8) for low, high in ((y1, y2), (x1, x2)))
             alone = picture.flatten(1).median(1).values[:, None, None].expand_as(picture).clone()
             alone[:, rows, columns] = picture[:, rows, columns]
             Image.fromarray(alone.permute(1, 2, 0).numpy()).save(to / kind / f"{number:03}.png")
-
-
-def names(data: Path, split: str) -> list[str]:
-    return (data / "ImageSets" / "Main" / f"{split}.txt").read_text().split()
 
 
 def run(name: str, folder: Path) -> None:
@@ -176,9 +169,14 @@ def table(folder: Path) -> str:
         lines += ["", f"## {name}", ""]
         if name == "boxes-only":
             lines += [JOINT.format(tree=TREE), ""]
-        lines += [f"    {facts['command']}", "", f"Commit {facts['commit'][:12]}, {facts['date']}.", ""]
+        lines += [f"    {facts['command']}", "", f"Commit {commit_of(facts)}, {facts['date']}.", ""]
         lines += ["<details><summary>What it printed</summary>", "", "```", log_of(folder, name), "```", "</details>"]
     return "\n".join(lines) + "\n"
+
+
+def commit_of(facts: dict[str, Any]) -> str:
+    """Short, with the + of a checkout that was changed."""
+    return re.sub(r"^(\w{12})\w*", r"\1", facts["commit"])
 
 
 def facts_of(folder: Path, name: str) -> dict[str, Any]:
@@ -207,16 +205,20 @@ def log_of(folder: Path, name: str) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--report", action="store_true")
-    parser.add_argument("paths", nargs="+", metavar="DATA FOLDER [RUN ...]")
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("runs", nargs="*", metavar="RUN", help=f"one of {', '.join(RUNS)} (default: all)")
+    parser.add_argument("--data", type=Path, help="train; without it, only the table is made of what FOLDER has")
     options = parser.parse_args()
-    folder = Path(options.paths[0 if options.report else 1])
-    if not options.report:
-        prepare(Path(options.paths[0]), folder)
-        for name in options.paths[2:] or RUNS:
+    if unknown := [name for name in options.runs if name not in RUNS]:
+        parser.error(f"RUN must be one of {', '.join(RUNS)}, got {unknown[0]}")
+    if options.data is not None:
+        prepare(options.data, options.folder)
+        for name in options.runs or RUNS:
             print(f"{name}: pydet train {RUNS[name][1]}", flush=True)
-            run(name, folder)
-    RESULT.write_text(table(folder))
+            run(name, options.folder)
+    elif options.runs or not any(options.folder.glob("*.json")):
+        parser.error(f"--data is needed: {'a run trains' if options.runs else f'{options.folder} has no runs yet'}")
+    RESULT.write_text(table(options.folder))
 
 
 if __name__ == "__main__":

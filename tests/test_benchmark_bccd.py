@@ -10,6 +10,7 @@ import pytest
 from training_cases import BCCD
 
 from pydet.data import load_dataset
+from pydet.image import read_image
 from pydet.training.settings import Settings
 from pydet.training.start import build
 from pydet.wordtree import WordTree
@@ -44,6 +45,10 @@ def test_labelled_pictures_show_one_cell(folder: Path) -> None:
     assert sorted(shown) == sorted(name for name in truth if name != "Platelets")
     assert not len(dataset.labels)
     assert dataset.sizes.unique(dim=0).tolist() == [[480, 640]]
+    for path in dataset.paths:
+        pixels = read_image(path).flatten(1)
+        seen = (pixels != pixels.mode(1).values[:, None]).any(0).sum()
+        assert 20 * 20 < seen < 480 * 640 / 2
 
 
 def test_the_cfg_has_the_tree(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -58,7 +63,7 @@ def test_the_table_has_what_was_measured_and_no_path_of_the_machine(tmp_path: Pa
         "command": "pydet train yolov3-tiny",
         "seconds": 90.0,
         "date": "2026-01-01",
-        "commit": "0123456789abcdef",
+        "commit": "0123456789abcdef+",  # of a checkout that was changed
         "machine": {"cpu": "Fast 9000", "threads": 2},
         "versions": {"torch": "2.13.0"},
     }
@@ -71,6 +76,7 @@ def test_the_table_has_what_was_measured_and_no_path_of_the_machine(tmp_path: Pa
     lines = bccd.table(tmp_path).splitlines()
     (row,) = (line for line in lines if line.startswith("| [ssd300]"))
     assert row.endswith("| 1.5 | 0.250 | 0.100 | 0.200 | 0.300 | 0.150 |")
+    assert "Commit 0123456789ab+, 2026-01-01." in lines
     assert "starts with a.safetensors" in lines
     assert "epoch 1" in lines
     assert "b" in lines
