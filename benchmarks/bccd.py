@@ -53,7 +53,7 @@ RUNS = {
     ),
     "ssd300": (
         "a quarter of VGG-16's channels, from random numbers",
-        f"ssd300 --data bccd --epochs 40 --learning-rate 0.002 {_SCRATCH} --set augmentation=flip",
+        f"ssd300 --data bccd --epochs 100 --learning-rate 0.002 {_SCRATCH} --set augmentation=flip",
     ),
     "retinanet": (
         "version 2, a quarter of ResNet-50's channels, from random numbers, the short side 384 pixels",
