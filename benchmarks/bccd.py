@@ -1,10 +1,11 @@
 """Detectors trained on blood cells by `pydet train`, one after the other, and the table of what they reached.
 
-    python benchmarks/bccd.py FOLDER --data DATA              makes all runs, in FOLDER
-    python benchmarks/bccd.py FOLDER ssd300 --data DATA       one of them
-    python benchmarks/bccd.py FOLDER                          writes results/bccd.md of what FOLDER has
+    python benchmarks/bccd.py --data DATA --folder FOLDER             makes all runs, in FOLDER
+    python benchmarks/bccd.py ssd300 --data DATA --folder FOLDER      one of them
+    python benchmarks/bccd.py                                         only the table
 
-DATA is the BCCD data set in VOC's layout. Nothing else should run on the machine: the times are part of the results.
+DATA is the BCCD data set in VOC's layout. What a run reached is kept in results/bccd/, and the table, results/bccd.md,
+is made of that. Nothing else should run on the machine: the times are part of the results.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from pydet.models.darknet.cfg import format_cfg
 from pydet.models.yolov2 import yolov2_tiny
 
 ROOT = Path(__file__).parent.parent
-RESULT = ROOT / "benchmarks" / "results" / "bccd.md"
+RESULTS = ROOT / "benchmarks" / "results" / "bccd"
 CLASSES = ("RBC", "WBC", "Platelets")
 
 _SCRATCH = (
@@ -64,6 +65,14 @@ RUNS = {
     "joint": ("and with them", f"--data coarse --labelled labelled {_JOINT}"),
 }
 SEED = 0
+
+INTRODUCTION = f"""\
+BCCD: pictures of blood of 640 x 480 pixels, 205 to train on, 87 (val) of which the best weights are chosen, and 72
+(test) on which they are measured. Average precision at an IoU of .5 over all points, of the mean of the classes and of
+each; platelets are 69 in the test split, so that theirs varies by .03.
+
+Made by `benchmarks/bccd.py`, which has all that the commands read; the seed is {SEED}. The minutes are those of the
+whole command, its measurements and report included."""
 
 # Boxes say "cell" or "Platelets"; which cell it is, only pictures without boxes say.
 TREE = "Platelets -1\ncell -1\nRBC 1\nWBC 1\n"
@@ -143,82 +152,70 @@ def run(name: str, folder: Path) -> None:
         subprocess.run(
             [sys.executable, "-m", "pydet", *command], cwd=folder, env=paths, stdout=log, stderr=log, check=True
         )
+    seconds = time.perf_counter() - start
+    reached = json.loads((folder / name / "report" / "metrics.json").read_text())
     facts = {
         "command": shlex.join(["pydet", *command]),
-        "seconds": time.perf_counter() - start,
+        "seconds": seconds,
         "date": f"{began:%Y-%m-%d}",
         "commit": machine.commit(),
         "machine": machine.description(),
         "versions": machine.versions(),
+        "metrics": reached["metrics"],
+        "classes": {item["name"]: item["ap50"] for item in reached["classes"]},
+        "printed": printed(folder, name),
     }
-    (folder / f"{name}.json").write_text(json.dumps(facts))
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / f"{name}.json").write_text(json.dumps(facts, indent=1) + "\n")
 
 
-def table(folder: Path) -> str:
+def table(results: Path) -> str:
     """The results of all runs that are there, as Markdown."""
-    done = {name: facts_of(folder, name) for name in RUNS if (folder / f"{name}.json").exists()}
-    lines = ["# Training on blood cells", "", *introduction(next(iter(done.values()))), ""]
+    files = {name: results / f"{name}.json" for name in RUNS}
+    done = {name: json.loads(file.read_text()) for name, file in files.items() if file.exists()}
+    lines = ["# Training on blood cells", "", INTRODUCTION, ""]
     lines += ["| run | minutes | AP50 | " + " | ".join(CLASSES) + " | AP .5:.95 |", "|---" * 7 + "|"]
     for name, facts in done.items():
-        classes = {item["name"]: item["ap50"] for item in facts["result"]["classes"]}
-        numbers = [facts["result"]["metrics"]["AP50"], *(classes[kind] for kind in CLASSES)]
-        numbers.append(facts["result"]["metrics"]["AP"])
+        numbers = [facts["metrics"]["AP50"], *(facts["classes"][kind] for kind in CLASSES), facts["metrics"]["AP"]]
         shown = " | ".join(f"{number:.3f}" for number in numbers)
         lines.append(f"| [{name}](#{name}), {RUNS[name][0]} | {facts['seconds'] / 60:.1f} | {shown} |")
     for name, facts in done.items():
         lines += ["", f"## {name}", ""]
         if name == "boxes-only":
             lines += [JOINT.format(tree=TREE), ""]
-        lines += [f"    {facts['command']}", "", f"Commit {commit_of(facts)}, {facts['date']}.", ""]
-        lines += ["<details><summary>What it printed</summary>", "", "```", log_of(folder, name), "```", "</details>"]
+        lines += [f"    {facts['command']}", "", made_by(facts), ""]
+        lines += ["<details><summary>What it printed</summary>", "", "```", facts["printed"], "```", "</details>"]
     return "\n".join(lines) + "\n"
 
 
-def commit_of(facts: dict[str, Any]) -> str:
-    """Short, with the + of a checkout that was changed."""
-    return re.sub(r"^(\w{12})\w*", r"\1", facts["commit"])
+def made_by(facts: dict[str, Any]) -> str:
+    """Of which commit, with the + of a checkout that was changed, when, and where."""
+    commit = re.sub(r"^(\w{12})\w*", r"\1", facts["commit"])
+    about = f"{facts['machine']['cpu']}, {facts['machine']['threads']} threads, torch {facts['versions']['torch']}"
+    return f"Commit {commit}, {facts['date']}; {about}."
 
 
-def facts_of(folder: Path, name: str) -> dict[str, Any]:
-    result = json.loads((folder / name / "report" / "metrics.json").read_text())
-    return {**json.loads((folder / f"{name}.json").read_text()), "result": result}
-
-
-def introduction(facts: dict[str, Any]) -> list[str]:
-    about, versions = facts["machine"], facts["versions"]
-    return [
-        "BCCD: pictures of blood of 640 x 480 pixels, 205 to train on, 87 (val) of which the best weights are chosen, "
-        "and 72 (test) on which they are measured. Average precision at an IoU of .5 over all points, of the mean of "
-        "the classes and of each; platelets are 69 in the test split, so that theirs varies by .03.",
-        "",
-        f"{about['cpu']}, {about['threads']} threads, torch {versions['torch']}. Made by `benchmarks/bccd.py`, which "
-        f"has all that the commands read; the seed is {SEED}. The minutes are those of the whole command, its "
-        "measurements and report included.",
-    ]
-
-
-def log_of(folder: Path, name: str) -> str:
+def printed(folder: Path, name: str) -> str:
     text = (folder / f"{name}.log").read_text()
-    text = text.replace(f"{ROOT}{os.sep}", "").replace(f"{folder.resolve()}{os.sep}", "")
-    return re.sub(r"[^\n]*\r", "", text).strip()  # of a line that was written again and again, the last
+    return text.replace(f"{ROOT}{os.sep}", "").replace(f"{folder.resolve()}{os.sep}", "").strip()
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path)
     parser.add_argument("runs", nargs="*", metavar="RUN", help=f"one of {', '.join(RUNS)} (default: all)")
-    parser.add_argument("--data", type=Path, help="train; without it, only the table is made of what FOLDER has")
+    parser.add_argument("--data", type=Path, help="train on it; without, only the table is written")
+    parser.add_argument("--folder", type=Path, help="where the runs are made")
     options = parser.parse_args()
     if unknown := [name for name in options.runs if name not in RUNS]:
         parser.error(f"RUN must be one of {', '.join(RUNS)}, got {unknown[0]}")
-    if options.data is not None:
+    if bool(options.data) != bool(options.folder) or (options.runs and not options.data):
+        parser.error("a run needs both --data and --folder")
+    if options.data:
         prepare(options.data, options.folder)
         for name in options.runs or RUNS:
             print(f"{name}: pydet train {RUNS[name][1]}", flush=True)
             run(name, options.folder)
-    elif options.runs or not any(options.folder.glob("*.json")):
-        parser.error(f"--data is needed: {'a run trains' if options.runs else f'{options.folder} has no runs yet'}")
-    RESULT.write_text(table(options.folder))
+    RESULTS.with_suffix(".md").write_text(table(RESULTS))
 
 
 if __name__ == "__main__":

@@ -58,7 +58,7 @@ def test_the_cfg_has_the_tree(folder: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert network.class_names == ["Platelets", "cell", "RBC", "WBC"]
 
 
-def test_the_table_has_what_was_measured_and_no_path_of_the_machine(tmp_path: Path) -> None:
+def test_the_table_has_what_was_measured(tmp_path: Path) -> None:
     facts = {
         "command": "pydet train yolov3-tiny",
         "seconds": 90.0,
@@ -66,17 +66,23 @@ def test_the_table_has_what_was_measured_and_no_path_of_the_machine(tmp_path: Pa
         "commit": "0123456789abcdef+",  # of a checkout that was changed
         "machine": {"cpu": "Fast 9000", "threads": 2},
         "versions": {"torch": "2.13.0"},
+        "metrics": {"AP50": 0.25, "AP": 0.15},
+        "classes": {"WBC": 0.2, "RBC": 0.1, "Platelets": 0.3},
+        "printed": "epoch 1",
     }
-    classes = [{"name": name, "ap50": value} for name, value in zip(bccd.CLASSES, (0.1, 0.2, 0.3), strict=True)]
-    report = tmp_path / "ssd300" / "report"
-    report.mkdir(parents=True)
-    (report / "metrics.json").write_text(json.dumps({"metrics": {"AP50": 0.25, "AP": 0.15}, "classes": classes}))
     (tmp_path / "ssd300.json").write_text(json.dumps(facts))
-    (tmp_path / "ssd300.log").write_text(f"starts with {bccd.ROOT}/a.safetensors\n 1%\r 50%\repoch 1\n{tmp_path}/b")
     lines = bccd.table(tmp_path).splitlines()
     (row,) = (line for line in lines if line.startswith("| [ssd300]"))
     assert row.endswith("| 1.5 | 0.250 | 0.100 | 0.200 | 0.300 | 0.150 |")
-    assert "Commit 0123456789ab+, 2026-01-01." in lines
-    assert "starts with a.safetensors" in lines
+    assert "Commit 0123456789ab+, 2026-01-01; Fast 9000, 2 threads, torch 2.13.0." in lines
     assert "epoch 1" in lines
-    assert "b" in lines
+
+
+def test_what_a_run_printed_has_no_path_of_the_machine(tmp_path: Path) -> None:
+    text = f"starts with {bccd.ROOT}/a.safetensors\nepoch 1\n{tmp_path}/b\n"
+    (tmp_path / "ssd300.log").write_text(text)
+    assert bccd.printed(tmp_path, "ssd300").splitlines() == ["starts with a.safetensors", "epoch 1", "b"]
+
+
+def test_the_committed_table_is_of_the_committed_runs() -> None:
+    assert bccd.RESULTS.with_suffix(".md").read_text() == bccd.table(bccd.RESULTS)
