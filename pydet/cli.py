@@ -135,7 +135,10 @@ def _detect(options: argparse.Namespace) -> int:
         if options.explain:
             print(*(line for found in report.detections for line in explanations(detector, found)), sep="\n")
     if not report.interrupted:
-        _write_results(options, report.detections)
+        try:
+            _write_results(options, report.detections)
+        except OSError as error:
+            report.problems.append(str(error))
     _say(_summary(options, inputs, report))
     if report.interrupted:
         return INTERRUPTED

@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pydet.files import is_stream
+
 if TYPE_CHECKING:  # these bring torch along, which the checks before any work do not need
     from pydet.detector import Detections, Detector
 
@@ -86,7 +88,7 @@ def _add(path: str, inputs: Inputs, seen: set[str]) -> None:
 
 def picture_targets(paths: Sequence[str], folder: Path) -> list[Path]:
     """Where the annotated picture of each input goes: its own name in the folder, or name-2, name-3, ... where that
-    is the place of an input or of another input's result (upper and lower case count as the same)."""
+    is the place of an input, a link to one, or another input's result (upper and lower case count as the same)."""
 
     def place(folder: str | Path, name: str) -> str:
         return os.path.join(os.path.realpath(folder), name).casefold()  # noqa: PTH118
@@ -98,7 +100,7 @@ def picture_targets(paths: Sequence[str], folder: Path) -> list[Path]:
     for path in map(Path, paths):
         ending = path.suffix if path.suffix.lower() in _SAVED_AS_IS else ".png"
         name = path.stem + ending
-        while place(folder, name) in taken:
+        while {place(folder, name), os.path.realpath(folder / name).casefold()} & taken:
             last[(path.stem + ending).casefold()] += 1
             name = f"{path.stem}-{last[(path.stem + ending).casefold()] + 1}{ending}"
         taken.add(place(folder, name))
@@ -128,6 +130,8 @@ def check_output_file(path: Path, inputs: Sequence[str]) -> None:
     """
     if path.is_dir():
         raise OSError(f"cannot write {path}: it is a folder")
+    if is_stream(path):
+        return
     if os.path.realpath(path) in {os.path.realpath(name) for name in inputs}:
         raise OSError(f"cannot write {path}: it is one of the input pictures")
     check_writable(path.parent)
@@ -185,7 +189,7 @@ def detect_files(
                 picture = draw_boxes(result.picture, found.boxes, found.labels, found.scores, found.class_names)
                 save_picture(picture, target)
             except OSError as error:
-                report.problems.append(f"{target}: cannot be written ({error.strerror or error})")
+                report.problems.append(str(error))
     except KeyboardInterrupt:
         report.interrupted = True
 

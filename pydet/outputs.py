@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
-import os
-import tempfile
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from PIL import Image
+
+from pydet.files import whole_file
 
 if TYPE_CHECKING:
     from pydet.detector import Detections
@@ -121,43 +121,7 @@ def save_picture(picture: Image.Image, path: Path) -> None:
     picture_format = Image.registered_extensions().get(path.suffix.lower())
     if picture_format not in Image.SAVE:
         raise ValueError(f"{path}: no picture format ends with {path.suffix!r}; use .jpg or .png")
+    content = io.BytesIO()  # Pillow says nothing when the disk takes a part of what it writes
     with whole_file(path) as temporary:
-        picture.save(temporary, format=picture_format, quality=95)
-
-
-@contextmanager
-def whole_file(path: Path, durable: bool = False) -> Iterator[Path]:
-    """A temporary file beside the path, which takes its place at the end; on any error the path stays untouched.
-
-    Args:
-        path: Of the file that comes to be.
-        durable: Wait until it is on the disk, so that not even a power cut leaves half of it under this name.
-    """
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:50]}.")
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        yield temporary
-        temporary.chmod(0o666 & ~_umask())  # mkstemp makes files that only their owner can read
-        if durable:
-            _sync(temporary)
-        temporary.replace(path)
-        if durable and os.name == "posix":
-            _sync(path.parent)  # the name is in the folder
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+        picture.save(content, format=picture_format, quality=95)
+        temporary.write_bytes(content.getbuffer())

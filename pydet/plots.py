@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pydet.outputs import whole_file
+from pydet.files import whole_file
 
 if TYPE_CHECKING:
     from pydet.anchors import Anchors
@@ -85,5 +86,7 @@ def _figure(x: str, y: str, title: str) -> Sequence[Any]:
 
 
 def _save(figure: Any, path: Path) -> None:
+    content = io.BytesIO()  # Pillow, which writes some formats, says nothing when the disk takes a part of it
     with whole_file(path) as temporary:
-        figure.savefig(temporary, format=path.suffix[1:] or "png", dpi=120)
+        figure.savefig(content, format=path.suffix[1:] or "png", dpi=120)
+        temporary.write_bytes(content.getbuffer())

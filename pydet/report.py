@@ -8,7 +8,8 @@ from dataclasses import asdict, fields
 from pathlib import Path
 
 from pydet.evaluate import ClassResult, Evaluation
-from pydet.outputs import whole_file, write_json
+from pydet.files import whole_file
+from pydet.outputs import write_json
 from pydet.plots import plot_confusions, plot_precision_recall
 
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import csv
-import json
 import os
 from pathlib import Path
 
@@ -13,8 +11,8 @@ import torch
 from PIL import Image
 
 from pydet.detector import Detections
-from pydet.models import MODELS, coco_names
-from pydet.outputs import category_ids, coco_results, image_ids, save_picture, whole_file, write_csv, write_json
+from pydet.models import coco_names
+from pydet.outputs import category_ids, coco_results, image_ids, save_picture, write_csv, write_json
 
 
 def detections(path: str | None = None) -> Detections:
@@ -73,18 +71,6 @@ def test_csv(tmp_path: Path) -> None:
     assert b"latin-\xe9.jpg" in data
 
 
-def test_whole_or_not_at_all(tmp_path: Path) -> None:
-    target = tmp_path / "results.json"
-    write_json(target, [1, 2])
-    with pytest.raises(TypeError):
-        write_json(target, [3, object()])
-    with contextlib.suppress(KeyboardInterrupt), whole_file(target) as temporary:
-        temporary.write_text("[1, 2, 3")
-        raise KeyboardInterrupt
-    assert json.loads(target.read_text()) == [1, 2]
-    assert list(tmp_path.iterdir()) == [target]
-
-
 def test_a_failing_picture_leaves_the_old_one(tmp_path: Path) -> None:
     target = tmp_path / "picture.jpg"
     target.write_bytes(b"old")
@@ -101,20 +87,3 @@ def test_picture_formats(ending: str, tmp_path: Path) -> None:
         red, green, blue = read.convert("RGB").getpixel((20, 15))  # type: ignore[misc]
     assert red > 250
     assert max(green, blue) < 5
-
-
-@pytest.mark.skipif(os.name == "nt", reason="Windows has no permission bits")
-def test_permissions_are_those_of_any_new_file(tmp_path: Path) -> None:
-    write_json(tmp_path / "ours.json", [])
-    (tmp_path / "theirs.json").touch()
-    assert (tmp_path / "ours.json").stat().st_mode == (tmp_path / "theirs.json").stat().st_mode
-
-
-def test_the_labels_of_torchvision_are_cocos_ids() -> None:
-    names = MODELS["ssd300"].class_names()
-    ids = category_ids(names)
-    assert ids[names.index("person")] == 1
-    assert ids[names.index("toothbrush")] == 90
-    by_name = dict(zip(coco_names(), category_ids(coco_names()), strict=True))
-    for name in ("stop sign", "zebra", "wine glass", "clock"):
-        assert ids[names.index(name)] == by_name[name]

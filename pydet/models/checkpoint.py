@@ -13,13 +13,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from pydet.files import whole_file
 from pydet.models.darknet.cfg import Section, format_cfg, parse_cfg
 from pydet.models.darknet.network import Darknet
 from pydet.models.darknet.weights import FUSED, WeightsError
 from pydet.models.detection import DetectionModel
 from pydet.models.registry import MODELS, Definition, TorchvisionDefinition
 from pydet.models.torchvision import check_tensors
-from pydet.outputs import whole_file
 from pydet.wordtree import WordTree
 
 # One entry that holds all of it as JSON: safetensors writes several in random order, and a file made twice from the
@@ -62,7 +62,7 @@ def save_checkpoint(
         if network.tree is not None:
             metadata["tree"] = network.tree.text()
     metadata["sources"] = dict(sources or {})
-    with whole_file(Path(path), durable=True) as temporary:
+    with whole_file(path, durable=True) as temporary:
         temporary.write_bytes(save(tensors, metadata={METADATA_KEY: json.dumps(metadata, ensure_ascii=False)}))
 
 

@@ -9,19 +9,18 @@ import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from pydet.files import whole_file
 from pydet.models.darknet import Darknet
 from pydet.models.detection import DetectionModel
 from pydet.models.retinanet import RetinaNet
 from pydet.models.ssd import MEAN, SSD, STD
 from pydet.onnx.fit import Fitted, letterboxed, normalized_square
 from pydet.onnx.tree import Walk
-from pydet.outputs import whole_file
 
 try:
     import onnx
@@ -68,7 +67,7 @@ def export_onnx(
             whole = _FromPictures(network, score_threshold, iou_threshold)
             model = _translated(whole, (torch.rand(2, 3, 90, 120),), (picture,), ["images"])
     model.metadata_props.add(key="names", value=json.dumps(network.class_names, ensure_ascii=False))
-    with whole_file(Path(path)) as temporary:
+    with whole_file(path) as temporary:
         onnx.save(model, temporary)
 
 

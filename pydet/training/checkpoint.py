@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pydet.outputs import whole_file
+from pydet.files import whole_file
 
 FORMAT = 1
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from pydet.outputs import whole_file
+from pydet.files import named_errors, whole_file
 
 
 class Table:
@@ -27,8 +27,7 @@ class Table:
         kept = [row for row in rows if int(row["update"]) <= done]
         self.columns: list[str] = list(rows[0]) if rows else []
         if self.columns:
-            with whole_file(path) as temporary:
-                self._write(temporary, kept)
+            self._write(kept)
         else:
             path.unlink(missing_ok=True)
 
@@ -36,12 +35,12 @@ class Table:
         """A row; what the first one did not have is left out, what it had and this one lacks is empty."""
         if not self.columns:
             self.columns = list(values)
-            self._write(self.path, [])
-        with self.path.open("a", encoding="utf-8", newline="") as file:
+            self._write([])
+        with named_errors(self.path), self.path.open("a", encoding="utf-8", newline="") as file:
             self._writer(file).writerow(values)
 
-    def _write(self, path: Path, rows: list[dict[str, str]]) -> None:
-        with path.open("w", encoding="utf-8", newline="") as file:
+    def _write(self, rows: list[dict[str, str]]) -> None:
+        with whole_file(self.path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
             writer = self._writer(file)
             writer.writeheader()
             writer.writerows(rows)

@@ -13,9 +13,10 @@ from pydet.data import Dataset
 from pydet.detector import Detector
 from pydet.draw import draw_boxes
 from pydet.evaluate import Evaluation
+from pydet.files import whole_file
 from pydet.image import ImageError, read_image
 from pydet.models import DetectionModel
-from pydet.outputs import save_picture, whole_file
+from pydet.outputs import save_picture
 from pydet.report import write_report
 from pydet.training.log import read_table
 

@@ -11,10 +11,10 @@ import torch
 
 from pydet.data import Dataset
 from pydet.evaluate import Evaluation
+from pydet.files import whole_file
 from pydet.models import DetectionModel, load_checkpoint, save_checkpoint
 from pydet.models.darknet import Darknet
 from pydet.models.registry import TorchvisionDefinition, find
-from pydet.outputs import whole_file
 from pydet.training import checkpoint
 from pydet.training.batches import fingerprint, input_size
 from pydet.training.checkpoint import Checkpoint, CheckpointError

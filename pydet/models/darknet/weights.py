@@ -11,6 +11,7 @@ from typing import BinaryIO
 import numpy as np
 import torch
 
+from pydet.files import whole_file
 from pydet.models.darknet.base import Layer
 from pydet.models.darknet.layers import Convolutional
 from pydet.models.darknet.network import Darknet
@@ -54,16 +55,14 @@ def save_weights(network: Darknet, path: str | os.PathLike[str]) -> None:
     """
     if network.fused:
         raise WeightsError(f"{path}: {FUSED}")
-    path = Path(path)
-    unfinished = path.with_name(path.name + ".part")
-    with unfinished.open("wb") as file:
+    with whole_file(path, durable=True) as temporary, temporary.open("wb") as file:
         file.write(_header_bytes(network.weights_header))
         for _, layer in _stored_layers(network):
             for name, tensor in layer.darknet_tensors().items():
                 turned = name == "linear.weight" and _is_transposed(network.weights_header)
                 stored = tensor.detach().T if turned else tensor.detach()
-                stored.cpu().float().contiguous().numpy().astype("<f4", copy=False).tofile(file)
-    unfinished.replace(path)
+                numbers = stored.cpu().float().contiguous().numpy().astype("<f4", copy=False)
+                file.write(numbers.data)  # numpy's tofile says nothing when the disk is full
 
 
 def _stored_layers(network: Darknet) -> Iterator[tuple[int, Layer]]:
