@@ -12,7 +12,7 @@ RESULTS := benchmarks/results/cpu-$(shell uname -m).json
 SOURCES := setup.py pyproject.toml $(wildcard csrc csrc/* csrc/*/*)
 CXX_FILES = $(shell find csrc tests -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: help demo test oracle bench bench-short gpu lint format wheel clean
+.PHONY: help demo test oracle bench bench-short sanitize gpu lint format wheel clean
 
 help:
 	@echo "make demo    find the objects in pydet/assets/dog.jpg and draw them"
@@ -20,6 +20,7 @@ help:
 	@echo "make oracle  compare with torchvision on thousands of random inputs"
 	@echo "make bench   race operators and detectors against other libraries, and write the README's table and plot"
 	@echo "make bench-short    has anything become slower than the committed results?"
+	@echo "make sanitize    run the tests under AddressSanitizer, UBSan and ThreadSanitizer: half an hour"
 	@echo "make gpu     on a machine with a GPU: build for it with its own python3, test, race; needs no network"
 	@echo "make lint    check style and types;  make format  put the style right"
 	@echo "make wheel   build the wheel and the source archive into dist/"
@@ -39,6 +40,10 @@ bench: .venv-bench/ready .venv/test
 	.venv-bench/bin/python -m pytest benchmarks -q --benchmark-quiet --results $(RESULTS)
 	$(BIN)/python -m pytest benchmarks -q --benchmark-quiet --short --results $(RESULTS)
 	.venv-bench/bin/python benchmarks/report.py
+
+sanitize: .venv/test
+	$(BIN)/python .ci/sanitize.py address
+	$(BIN)/python .ci/sanitize.py thread tests/test_ops.py tests/test_nms.py
 
 gpu:
 	$(PYTHON) .ci/gpu.py

@@ -3,7 +3,7 @@
 Both are plain shared libraries for torch.ops.load_library: they contain no Python, so that one wheel serves every
 Python 3 and every torch >= 2.10. Only torch's headers are needed, so torch is located and never imported.
 
-Environment: FORCE_CUDA=0/1, TORCH_CUDA_ARCH_LIST, CUDA_HOME, CXX, MAX_JOBS, DEBUG=1.
+Environment: FORCE_CUDA=0/1, TORCH_CUDA_ARCH_LIST, CUDA_HOME, CXX, CXXFLAGS, LDFLAGS, MAX_JOBS, DEBUG=1.
 What was chosen and why is printed (`pip install -v` shows it) and kept in pydet/_build.txt.
 """
 
@@ -234,11 +234,11 @@ class NinjaBuild(build_ext):
         builds.append(f"build {ninja_path(output)}: link {' '.join(objects)}")
         return NINJA_FILE.format(
             cxx=self.cxx,
-            cxx_flags=shell([*CXX_FLAGS, *common]),
+            cxx_flags=shell([*CXX_FLAGS, *common, *shlex.split(os.environ.get("CXXFLAGS", ""))]),
             nvcc=shell(nvcc),
             nvcc_flags=shell(nvcc_flags),
             linker=linker,
-            link_flags=shell(link),
+            link_flags=shell([*link, *shlex.split(os.environ.get("LDFLAGS", ""))]),
             builds="\n".join(builds),
         )
 

@@ -9,7 +9,6 @@ import ctypes
 import functools
 import os
 import re
-import subprocess
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import Any
 import torch
 from compile_cpp import CSRC, compile_cpp
 from op_cases import OP_CASES
+from sanitizers import ADDRESS, SMALL, sanitized_environment
 from torch.utils._python_dispatch import TorchDispatchMode
 
 HERE = Path(__file__).parent
@@ -29,9 +29,7 @@ SANITIZED = os.environ.get("PYDET_TEST_SANITIZED") == "1"
 HIDDEN = "-fvisibility=hidden"
 # The compiler has the one or the other. For the first, race_check.cpp serves instead of libtsan, which is left out.
 RACES = [HIDDEN, "-fsanitize=thread", "-g1", "-O1", "-nodefaultlibs", "-lstdc++", "-lm", "-lc", "-lgcc_s"]
-# Not what AddressSanitizer finds as well and takes as long again to compile.
-MEMORY = [HIDDEN, "-fsanitize=address,undefined", "-fno-sanitize=null,vptr,object-size", "-fno-sanitize-recover=all"]
-MEMORY += ["-g1", "-O1"]
+MEMORY = [HIDDEN, *ADDRESS, *SMALL]
 
 
 def registered(source: Path) -> list[str]:
@@ -68,19 +66,9 @@ def compiled(folder: Path, source: Path) -> Path | str:
         return str(error)
 
 
-@functools.cache
-def sanitized_environment() -> dict[str, str] | None:
-    """Of a process in which the kernels run under the sanitizers, whose runtimes must be loaded before all else."""
-    compiler = os.environ.get("CXX", "c++").split()[-1]
-    runtimes = []
-    for library in ("libasan.so", "libubsan.so"):
-        found = subprocess.run([compiler, f"-print-file-name={library}"], capture_output=True, text=True, check=False)
-        runtimes.append(found.stdout.strip())
-    if not all(Path(path).is_absolute() for path in runtimes):
-        return None
-    environment = {**os.environ, "PYDET_TEST_SANITIZED": "1", "LD_PRELOAD": ":".join(runtimes)}
-    environment["ASAN_OPTIONS"] = "detect_leaks=0"  # Python leaks on purpose
-    return environment
+def environment_of_sanitized_kernels() -> dict[str, str] | None:
+    environment = sanitized_environment("address")
+    return environment and {**environment, "PYDET_TEST_SANITIZED": "1"}
 
 
 class CudaOnCpu(TorchDispatchMode):

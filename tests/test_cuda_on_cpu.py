@@ -18,7 +18,7 @@ from typing import IO
 import pytest
 import torch
 from compile_cpp import CSRC
-from cuda_harness import CASES, REGISTERED, SANITIZED, CudaOnCpu, sanitized_environment
+from cuda_harness import CASES, REGISTERED, SANITIZED, CudaOnCpu, environment_of_sanitized_kernels
 from op_cases import OpCase, random_boxes
 from op_checks import (
     assert_close,
@@ -50,7 +50,7 @@ def cuda(request: pytest.FixtureRequest) -> CudaOnCpu:
 def sanitized_run(request: pytest.FixtureRequest) -> Iterator[tuple[subprocess.Popen[str], IO[str]] | None]:
     """The process of test_sanitizers, which runs beside the other tests: both take long, and each one processor."""
     wanted = any(item.name == test_sanitizers.__name__ for item in request.session.items)
-    environment = sanitized_environment()
+    environment = environment_of_sanitized_kernels()
     if SANITIZED or not wanted or environment is None:
         yield None
         return

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from cuda_harness import HARNESS, CudaOnCpu, sanitized_environment
+from cuda_harness import HARNESS, CudaOnCpu, environment_of_sanitized_kernels
 from torch import Tensor
 
 SCHEMA = "_planted(Tensor input, str fault, bool right) -> Tensor"
@@ -133,7 +133,7 @@ def test_order_of_blocks_and_threads_changes_what_depends_on_it(cuda: CudaOnCpu)
 @pytest.fixture(scope="module")
 def sanitized(request: pytest.FixtureRequest) -> dict[str, str]:
     """Fault, or "right" for the kernels without it: what the sanitizers say. Loading torch with them takes seconds."""
-    environment = sanitized_environment()
+    environment = environment_of_sanitized_kernels()
     if environment is None:
         pytest.skip("the compiler has no shared sanitizer runtimes")
     command = [sys.executable, __file__, str(request.config.cache.mkdir("compiled"))]
