@@ -169,7 +169,7 @@ def test_unwritable_outputs_are_refused_before_any_work(
     option: str, dog: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     Path("file").write_text("in the way")
-    monkeypatch.setattr("pydet.cli._load", lambda _: pytest.fail("a model was loaded"))
+    monkeypatch.setattr("pydet.commands.detect.load_model", lambda _: pytest.fail("a model was loaded"))
     assert main(["detect", "dog.jpg", option, "file/below"]) == 2
     error = capsys.readouterr().err
     assert error.startswith("pydet: cannot write in the folder file")

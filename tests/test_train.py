@@ -15,13 +15,13 @@ from training_cases import BCCD, arguments, small_sections, small_settings, writ
 
 import pydet
 from pydet.cli import main
+from pydet.commands.train import settings_from
 from pydet.data import DataError
 from pydet.losses import Targets
 from pydet.models import MODELS, Darknet, WeightsError, load_checkpoint, save_weights
 from pydet.models.darknet.cfg import format_cfg
 from pydet.models.darknet.sections import section
 from pydet.models.registry import ASSETS, find
-from pydet.train_options import settings_from
 from pydet.training import NotFinite, Settings, SettingsError, defaults, read_settings, train
 from pydet.training.batches import input_size, parts
 from pydet.training.ema import MovingAverage

@@ -1,19 +1,18 @@
-"""The command `pydet train`: its options, without torch, so that help and mistakes answer quickly."""
+"""The command `pydet train`."""
 
 from __future__ import annotations
 
 import argparse
 import os
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from pydet.commands.options import ALL_DONE, INTERRUPTED, SOME_FAILED, add_command, say
 
 if TYPE_CHECKING:
     from pydet.training import Result, Settings
 
-ALL_DONE, SOME_FAILED, INTERRUPTED = 0, 1, 130
-
-TRAIN = """\
+_TRAIN = """\
 Trains a detector on your own pictures, for the classes that are annotated on them. What it keeps in --out:
   best.safetensors    the weights that were best on the val split; use them with pydet detect --weights
   last.safetensors    those of the last checkpoint
@@ -31,8 +30,12 @@ _PARTS = "forward and backward passes of an update: less memory"
 _RESUME = "go on with the training in this folder"
 
 
-def add_train_options(parser: argparse.ArgumentParser) -> None:
-    """Options that are left out are None: then the config file, or the detector's defaults, say what they are."""
+def add(commands: Any) -> None:
+    """Adds the command to those of the parser.
+
+    Options that are left out are None: then the config file, or the detector's defaults, say what they are.
+    """
+    parser = add_command(commands, "train", _run, "train a detector on your own pictures", _TRAIN)
     add = parser.add_argument
     add("model", nargs="?", metavar="MODEL", help="which detector, see pydet models (default: yolov3-tiny)")
     add("--data", metavar="PATH", help=_DATA)
@@ -67,20 +70,19 @@ def add_train_options(parser: argparse.ArgumentParser) -> None:
 _OWN = ("run", "resume", "config", "set")  # of the command, not settings
 
 
-def train_command(options: argparse.Namespace) -> int:
-    """Trains, or goes on, as the options say; the exit code."""
+def _run(options: argparse.Namespace) -> int:
     from pydet.training import NotFinite
 
     try:
         result = _trained(options)
     except NotFinite as error:
-        print(f"pydet: {error}", file=sys.stderr)
+        say(str(error))
         return SOME_FAILED
     said = f"the weights, and a report, are in {result.folder}{os.sep}"
     if not result.finished:
         said = f"interrupted after update {result.updates}; go on with: pydet train --resume {result.folder}"
     if result.first:
-        print(f"pydet: {said}", file=sys.stderr)
+        say(said)
     return ALL_DONE if result.finished else INTERRUPTED
 
 
