@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import torch
@@ -50,6 +51,11 @@ def _load_cuda() -> str | None:
 _load_cpu()
 CUDA_MISSING_BECAUSE: str | None = _load_cuda()
 """None when _C_cuda.so is loaded, else why it is not."""
+
+if hasattr(os, "register_at_fork"):
+    # OpenMP's threads do not come along into a forked child, which would wait for them for ever. So it computes in its
+    # one thread, as a worker of torch's DataLoader does. A child that is spawned starts anew and has them all.
+    os.register_at_fork(after_in_child=lambda: torch.set_num_threads(1))
 
 
 def cpu_level() -> str:

@@ -21,10 +21,19 @@ Shape: TypeAlias = tuple[int, int, int]  # channels, height, width
 MAX_WEIGHTS = 2**29
 MAX_OUTPUTS = 2**31 - 1
 
-# All in place: each is applied to a tensor that its layer has just made.
+
+def _linear(x: Tensor) -> Tensor:
+    return x
+
+
+def _leaky(x: Tensor) -> Tensor:
+    return F.leaky_relu_(x, 0.1)
+
+
+# All in place: each is applied to a tensor that its layer has just made. None is a lambda, which cannot be pickled.
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "linear": lambda x: x,
-    "leaky": lambda x: F.leaky_relu_(x, 0.1),
+    "linear": _linear,
+    "leaky": _leaky,
     "logistic": torch.sigmoid_,
     "relu": F.relu_,
 }
