@@ -146,6 +146,7 @@ def crops(data: Path, to: Path, each: int = 150) -> None:
 def run(name: str, folder: Path) -> None:
     command = ["train", *shlex.split(RUNS[name][1]), "--seed", str(SEED), "--out", name]
     shutil.rmtree(folder / name, ignore_errors=True)
+    commit = machine.commit()
     start, began = time.perf_counter(), datetime.datetime.now(datetime.timezone.utc)
     with (folder / f"{name}.log").open("w") as log:
         paths = os.environ | {"PYTHONPATH": str(ROOT)}
@@ -158,7 +159,7 @@ def run(name: str, folder: Path) -> None:
         "command": shlex.join(["pydet", *command]),
         "seconds": seconds,
         "date": f"{began:%Y-%m-%d}",
-        "commit": machine.commit(),
+        "commit": commit,
         "machine": machine.description(),
         "versions": machine.versions(),
         "metrics": reached["metrics"],
