@@ -14,13 +14,14 @@ RESULTS := benchmarks/results/cpu-$(shell uname -m).json
 SOURCES := setup.py pyproject.toml $(wildcard csrc csrc/* csrc/*/*)
 CXX_FILES = $(shell find csrc tests -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: help demo test oracle fuzz bench bench-short gpu lint format wheel clean
+.PHONY: help demo test oracle fuzz leaks bench bench-short gpu lint format wheel clean
 
 help:
 	@echo "make demo    find the objects in pydet/assets/dog.jpg and draw them"
 	@echo "make test    run the tests"
 	@echo "make oracle  compare with torchvision on thousands of random inputs"
 	@echo "make fuzz    read damaged files of every format, a minute each: make fuzz SECONDS=600 takes longer"
+	@echo "make leaks   call every operator 100,000 times: does it keep memory?"
 	@echo "make bench   race operators and detectors against other libraries, and write the README's table and plot"
 	@echo "make bench-short    has anything become slower than the committed results?"
 	@echo "make gpu     on a machine with a GPU: build for it with its own python3, test, race; needs no network"
@@ -40,6 +41,9 @@ oracle: .venv-bench/ready
 
 fuzz: .venv/test
 	PYTHONPATH=tests $(BIN)/python tests/fuzz.py --seconds $(SECONDS)
+
+leaks: .venv/test
+	PYTHONPATH=tests $(BIN)/python tests/leaks.py
 
 bench: .venv-bench/ready .venv/test
 	.venv-bench/bin/python -m pytest benchmarks -q --benchmark-quiet --results $(RESULTS)
