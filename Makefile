@@ -7,17 +7,21 @@ TORCH ?= torch==2.13.0
 PEERS ?= torch==2.14.1 torchvision==0.29.2 opencv-python-headless==4.14.0.94 powerboxes==0.3.1 lsnms==0.5.0 \
   onnxruntime==1.32.0 openvino==2026.4.1 onnx==1.23.2 onnxscript==0.7.2
 
+SECONDS ?= 60
+
 BIN := .venv/bin
 RESULTS := benchmarks/results/cpu-$(shell uname -m).json
 SOURCES := setup.py pyproject.toml $(wildcard csrc csrc/* csrc/*/*)
 CXX_FILES = $(shell find csrc tests -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: help demo test oracle bench bench-short sanitize gpu lint format wheel clean
+.PHONY: help demo test oracle fuzz leaks bench bench-short sanitize gpu lint format wheel clean
 
 help:
 	@echo "make demo    find the objects in pydet/assets/dog.jpg and draw them"
 	@echo "make test    run the tests"
 	@echo "make oracle  compare with torchvision on thousands of random inputs"
+	@echo "make fuzz    read damaged files of every format, a minute each: make fuzz SECONDS=600 takes longer"
+	@echo "make leaks   call every operator 100,000 times: does it keep memory?"
 	@echo "make bench   race operators and detectors against other libraries, and write the README's table and plot"
 	@echo "make bench-short    has anything become slower than the committed results?"
 	@echo "make sanitize    run the tests under AddressSanitizer, UBSan and ThreadSanitizer: half an hour"
@@ -35,6 +39,12 @@ test: .venv/test
 
 oracle: .venv-bench/ready
 	.venv-bench/bin/python -m pytest tests/test_torchvision.py tests/test_torchvision_patch.py
+
+fuzz: .venv/test
+	PYTHONPATH=tests $(BIN)/python tests/fuzz.py --seconds $(SECONDS)
+
+leaks: .venv/test
+	PYTHONPATH=tests $(BIN)/python tests/leaks.py
 
 bench: .venv-bench/ready .venv/test
 	.venv-bench/bin/python -m pytest benchmarks -q --benchmark-quiet --results $(RESULTS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,6 +14,9 @@ from torch import Tensor
 
 ASSETS = Path(__file__).parent / "assets"
 MAX_BYTES = 10 * 1024 * 1024  # 9k.tree has 140 kB; a cfg may come from a stranger and name any file
+
+
+_INTEGER = re.compile(r"-?[0-9]{1,12}")  # str.isdigit is true of "²", which is no number
 
 
 class TreeError(ValueError):
@@ -54,10 +58,10 @@ class WordTree:
                 continue
             place = f"{source}, line {number}"
             words = line.split()
-            if len(words) != 2 or not words[1].removeprefix("-").isdigit():
+            if len(words) != 2 or not _INTEGER.fullmatch(words[1]):
                 raise TreeError(f"{place}: must be an id and the index of its parent, got {line[:40]!r}")
             ids.append(words[0])
-            parents.append(int(words[1][:12]))
+            parents.append(int(words[1]))
             places.append(place)
         _check(parents, places, source)
         return cls(tuple(ids), tuple(parents))
@@ -127,7 +131,7 @@ def read_map(path: str | os.PathLike[str], nodes: int) -> list[int]:
         word = line.strip()
         if not word:
             continue
-        if not word.isdigit() or int(word[:12]) >= nodes:
+        if not _INTEGER.fullmatch(word) or not 0 <= int(word) < nodes:
             raise TreeError(f"{path}, line {number}: must be the index of a node, 0 to {nodes - 1}, got {word[:40]!r}")
         found.append(int(word))
     return found

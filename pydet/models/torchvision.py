@@ -43,7 +43,7 @@ def read_state_dict(path: str | os.PathLike[str]) -> dict[str, Tensor]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about the version of a pickle that is refused below
             state = torch.load(path, map_location="cpu", weights_only=True)
-    except (UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
+    except Exception as error:  # what is damaged may raise anything there
         raise WeightsError(f"{os.fspath(path)}: {_reason(error)}") from None
     if not isinstance(state, dict) or not all(isinstance(t, Tensor) for t in state.values()):
         raise WeightsError(f"{os.fspath(path)}: must be a state dict, names and tensors, as torchvision publishes")

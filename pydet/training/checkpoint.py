@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -50,6 +49,12 @@ class Checkpoint:
             torch.save({"format": FORMAT, **content}, temporary)
 
 
+KINDS: dict[str, type | tuple[type, ...]] = {
+    **dict.fromkeys(("settings", "network", "optimizer", "generators", "best"), dict),
+    **{"fingerprint": str, "update": int, "average": (dict, type(None))},
+}
+
+
 def load(path: Path) -> Checkpoint:
     """Reads it; nothing in the file is ever run.
 
@@ -60,16 +65,17 @@ def load(path: Path) -> Checkpoint:
         raise CheckpointError(f"{path}: no such file; there is nothing to resume")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
+    except Exception as error:  # what is damaged may raise anything there
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(f"{path}: not a checkpoint of pydet train, or a damaged one: {reason}") from None
     if not isinstance(content, dict) or "format" not in content:
         raise CheckpointError(f"{path}: not a checkpoint of pydet train")
     if content.pop("format") != FORMAT:
         raise CheckpointError(f"{path}: of another version of pydet; this one reads format {FORMAT}")
-    missing = {field.name for field in fields(Checkpoint)} ^ set(content)
-    if missing:
-        raise CheckpointError(f"{path}: not a checkpoint of pydet train: {', '.join(sorted(missing))}")
+    wrong = {str(name) for name in set(KINDS) ^ set(content)}
+    wrong = wrong or {name for name, kind in KINDS.items() if not isinstance(content[name], kind)}
+    if wrong:
+        raise CheckpointError(f"{path}: not a checkpoint of pydet train: {', '.join(sorted(wrong))}")
     return Checkpoint(**content)
 
 

@@ -96,7 +96,10 @@ def settings_of(kept: Checkpoint, path: Path) -> Settings:
     if set(kept.settings) != known:
         names = ", ".join(sorted(set(kept.settings) ^ known))
         raise CheckpointError(f"{path}: of another version of pydet, whose settings were others: {names}")
-    return Settings(**kept.settings)
+    try:
+        return Settings(**kept.settings)
+    except SettingsError as error:
+        raise CheckpointError(f"{path}: {error}") from None
 
 
 def run_folder(settings: Settings) -> Path:
