@@ -8,7 +8,7 @@ import sys
 import tempfile
 import textwrap
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING
 from pydet.files import is_stream
 
 if TYPE_CHECKING:  # these bring torch along, which the checks before any work do not need
-    from pydet.detector import Detections, Detector
+    from pydet.detector import Detections
+    from pydet.engines.engine import Outcome
 
 IMAGE_ENDINGS = frozenset(
     f".{name}"
@@ -142,66 +143,45 @@ class Report:
     """What became of the pictures.
 
     Attributes:
-        detections: Of every picture that could be read.
+        done: Number of pictures that could be read.
+        objects: Number of objects in them.
         problems: A sentence for everything that failed.
         interrupted: Whether Ctrl-C ended it early.
     """
 
-    detections: list[Detections] = field(default_factory=list)
+    done: int = 0
+    objects: int = 0
     problems: list[str] = field(default_factory=list)
     interrupted: bool = False
 
 
-def detect_files(
-    detector: Detector,
-    paths: Sequence[str],
-    targets: Sequence[Path | None],
-    threshold: float,
-    iou_threshold: float,
-    batch_size: int,
-    report: Report,
+def show(
+    outcomes: Iterable[Outcome], total: int, report: Report, keep: Sequence[Callable[[Detections], None]] = ()
 ) -> None:
-    """Detects in every file, prints its table and writes its annotated picture, where it has a target.
+    """Prints the table of every picture as it comes, with a bar if there are many, and adds it to the report.
 
-    What is found and what fails goes into the report, and the rest is still done; Ctrl-C ends it early.
+    Args:
+        outcomes: Of the pictures.
+        total: How many there are.
+        report: Which is told what is found and what fails.
+        keep: What else is done with the detections of each picture.
     """
     from tqdm import tqdm
 
-    from pydet.draw import draw_boxes
-    from pydet.image import ImageError
-    from pydet.outputs import save_picture
-
-    results = detector.detect_files(paths, threshold, iou_threshold, batch_size)
-    hide_bar = None if len(paths) >= _BAR_FROM else True  # None: hide it unless stderr is a terminal
-    bar = tqdm(results, total=len(paths), unit="image", disable=hide_bar)
-    try:
-        for result, target in zip(bar, targets, strict=True):
-            found = result.detections
-            if isinstance(found, ImageError):
-                report.problems.append(str(found))
+    hide_bar = None if total >= _BAR_FROM else True  # None: hide it unless stderr is a terminal
+    with tqdm(outcomes, total=total, unit="image", disable=hide_bar) as bar:
+        for outcome in bar:
+            report.problems += outcome.problems
+            found = outcome.detections
+            if found is None:
                 continue
-            report.detections.append(found)
+            report.done += 1
+            report.objects += len(found)
             tqdm.write(_paragraph(found), file=sys.stdout)
-            if target is None:
-                continue
-            assert result.picture is not None
-            try:
-                picture = draw_boxes(result.picture, found.boxes, found.labels, found.scores, found.class_names)
-                save_picture(picture, target)
-            except OSError as error:
-                report.problems.append(str(error))
-    except KeyboardInterrupt:
-        report.interrupted = True
-
-
-def explanations(detector: Detector, found: Detections) -> list[str]:
-    """For each detection the classes from the root of the tree down to its own, a line each."""
-    tree = detector.tree
-    if tree is None:
-        return []
-    return [
-        " > ".join(detector.class_names[node] for node in tree.path(one.label)) + f"  {one.score:.2f}" for one in found
-    ]
+            for chain in outcome.chains:
+                tqdm.write(chain, file=sys.stdout)
+            for add in keep:
+                add(found)
 
 
 def _paragraph(found: Detections) -> str:

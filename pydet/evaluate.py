@@ -5,9 +5,9 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,6 +18,7 @@ from pydet.data.load import load_dataset
 from pydet.detector import Detections, Detector
 from pydet.image import ImageError, read_image
 from pydet.metrics import Curve, coco_metrics, confusion_matrix, voc_curves
+from pydet.processes import Processes
 
 _SHOWN = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR100")
 
@@ -36,10 +37,12 @@ class ClassResult:
 
 @dataclass(frozen=True)
 class Speed:
-    """Milliseconds that a picture took, after the first batch where there are others: reading it, and all the rest."""
+    """Milliseconds that a picture took, after the first batch where there are others: reading it, and all the rest;
+    and in how many processes at once."""
 
     read: float
     detect: float
+    processes: int = 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,9 +87,8 @@ class Evaluation:
             lines.append(f"{item.name:<{width}}  {item.objects:7}  {numbers}")
         lines += ["", f"of the objects, with a score above .25: {self._confusions()}"]
         read, detect = self.speed.read, self.speed.detect
-        lines.append(
-            f"{1000 / (read + detect):.1f} pictures a second: {read:.1f} ms to read one, {detect:.1f} to detect"
-        )
+        rate = 1000 * self.speed.processes / (read + detect)
+        lines.append(f"{rate:.1f} pictures a second: {read:.1f} ms to read one, {detect:.1f} to detect")
         return "\n".join(lines)
 
     def _confusions(self) -> str:
@@ -157,15 +159,56 @@ def evaluate(
         DataError: The data set is not what it should be, or nothing in it can be evaluated.
         ImportError: Neither pycocotools nor faster-coco-eval is installed.
     """
+    result = evaluate_together(
+        Processes(), detector, data, images, threshold, iou_threshold, limit, batch_size, progress, split, strict
+    )
+    assert result is not None
+    return result
+
+
+def evaluate_together(
+    group: Processes,
+    detector: Detector,
+    data: Dataset | str | Path,
+    images: str | Path | None = None,
+    threshold: float = 0.005,
+    iou_threshold: float = 0.45,
+    limit: int | None = None,
+    batch_size: int = 8,
+    progress: bool = False,
+    split: str | None = None,
+    strict: bool = False,
+) -> Evaluation | None:
+    """As `evaluate`, by several processes: the numbers are those of one, in the first; in the others None."""
     if not isinstance(data, Dataset):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DataWarning)  # they are among the problems
             data = load_dataset(data, split, images, strict, limit)
     data = data.first(limit).with_classes(detector.class_names)
-    found, errors, speed = _detect(detector, data, threshold, iou_threshold, batch_size, progress)
-    readable = torch.tensor([item is not None for item in found])
-    problems = [str(problem) for problem in data.problems] + errors
-    return measure(data.take(readable), [item for item in found if item is not None], problems, speed)
+    return detect_and_measure(group, detector, data, threshold, iou_threshold, batch_size, progress)
+
+
+def detect_and_measure(
+    group: Processes,
+    detector: Detector,
+    data: Dataset,
+    threshold: float,
+    iou_threshold: float,
+    batch_size: int,
+    progress: bool = False,
+) -> Evaluation | None:
+    """As `evaluate_together`, of a data set with the labels of the detector."""
+    parts = group.gather(_detect(group, detector, data, threshold, iou_threshold, batch_size, progress))
+    if not group.first:
+        return None
+    found = {number: item for part in parts for number, item in part.found.items()}
+    errors = {number: text for part in parts for number, text in part.errors.items()}
+    problems = [str(problem) for problem in data.problems] + [errors[number] for number in sorted(errors)]
+    readable = torch.tensor([number in found for number in range(len(data))])
+    times = [each for part in parts for each in part.times] or [(0.0, 0.0, 1)]
+    read, detect, count = (sum(column) for column in zip(*times, strict=True))
+    speed = Speed(1000 * read / count, 1000 * detect / count, group.world)
+    return measure(data.take(readable), [found[number] for number in sorted(found)], problems, speed)
 
 
 def measure(dataset: Dataset, found: Sequence[Detections], problems: list[str], speed: Speed) -> Evaluation:
@@ -214,28 +257,44 @@ def measure(dataset: Dataset, found: Sequence[Detections], problems: list[str], 
     )
 
 
+class _Part(NamedTuple):
+    """What one process saw: by the number of the picture, what is in it or why it cannot be read; and of each batch the
+    seconds of reading, those of detecting, and its pictures."""
+
+    found: dict[int, Detections]
+    errors: dict[int, str]
+    times: list[tuple[float, float, int]]
+
+
 def _detect(
-    detector: Detector, data: Dataset, threshold: float, iou_threshold: float, batch_size: int, progress: bool
-) -> tuple[list[Detections | None], list[str], Speed]:
-    """What is found in each picture, None where it cannot be read; why not; and how long it took."""
-    found: list[Detections | None] = []
-    errors: list[str] = []
-    times: list[tuple[float, float, int]] = []  # of each batch: reading, detecting, pictures
-    with tqdm(total=len(data), unit="image", disable=None if progress else True) as bar:
-        for start in range(0, len(data), batch_size):
+    group: Processes,
+    detector: Detector,
+    data: Dataset,
+    threshold: float,
+    iou_threshold: float,
+    batch_size: int,
+    progress: bool,
+) -> _Part:
+    """Every `world`th batch: so the batches, and with them the last bits of the scores, are those of one process."""
+    part = _Part({}, {}, [])
+    mine = [
+        range(start, min(start + batch_size, len(data)))
+        for start in range(group.rank * batch_size, len(data), group.world * batch_size)
+    ]
+    hidden = None if progress and group.first else True
+    with tqdm(total=sum(map(len, mine)), unit="image", disable=hidden) as bar:
+        for numbers in mine:
             begin = time.perf_counter()
-            pictures: list[Tensor | None] = []
-            for path in data.paths[start : start + batch_size]:
+            pictures: dict[int, Tensor] = {}
+            for number in numbers:
                 try:
-                    pictures.append(read_image(path))
+                    pictures[number] = read_image(data.paths[number])
                 except ImageError as error:
-                    pictures.append(None)
-                    errors.append(str(error))
-            readable = [picture for picture in pictures if picture is not None]
+                    part.errors[number] = str(error)
             middle = time.perf_counter()
-            results = iter(detector.detect(readable, threshold, iou_threshold, batch_size))
-            found += [None if picture is None else next(results) for picture in pictures]
-            times.append((middle - begin, time.perf_counter() - middle, len(pictures)))
-            bar.update(len(pictures))
-    read, detect, count = (sum(column) for column in zip(*(times[1:] or times), strict=True))
-    return found, errors, Speed(1000 * read / count, 1000 * detect / count)
+            results = detector.detect(list(pictures.values()), threshold, iou_threshold, batch_size)
+            for number, found in zip(pictures, results, strict=True):
+                part.found[number] = replace(found, source=None)  # or all pictures would stay in memory
+            part.times.append((middle - begin, time.perf_counter() - middle, len(numbers)))
+            bar.update(len(numbers))
+    return part._replace(times=part.times[1:] or part.times)

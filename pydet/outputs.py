@@ -6,7 +6,8 @@ import csv
 import io
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -97,8 +98,37 @@ def write_json(path: Path, content: object) -> None:
         temporary.write_text(json.dumps(content) + "\n", encoding="utf-8")
 
 
-def write_csv(path: Path, detections: Sequence[Detections]) -> None:
-    """Writes a row per detection: file, class, label, score, x1, y1, x2, y2 (pixels)."""
+@contextmanager
+def coco_results_file(
+    path: Path, ids: Mapping[str, int | str], categories: Sequence[int | None]
+) -> Iterator[Callable[[Detections], None]]:
+    """A file of `coco_results` that is written picture by picture, by what this yields; whole at the end, or not there.
+
+    Args:
+        path: Of the file.
+        ids: The image id of each picture's path.
+        categories: The category id of each class of the model.
+    """
+    with whole_file(path) as temporary, temporary.open("w", encoding="utf-8") as file:
+        separator = ""
+
+        def add(found: Detections) -> None:
+            nonlocal separator
+            for entry in coco_results([found], [ids[found.path or ""]], categories):
+                file.write(separator + json.dumps(entry))
+                separator = ", "
+
+        file.write("[")
+        yield add
+        file.write("]\n")
+
+
+@contextmanager
+def csv_file(path: Path) -> Iterator[Callable[[Detections], None]]:
+    """A table with a row per detection: file, class, label, score, x1, y1, x2, y2 (pixels).
+
+    It is written picture by picture, by what this yields; whole at the end, or not there.
+    """
     # surrogateescape: file names that are not UTF-8 come out as the bytes they are
     with (
         whole_file(path) as temporary,
@@ -106,10 +136,13 @@ def write_csv(path: Path, detections: Sequence[Detections]) -> None:
     ):
         rows = csv.writer(file, lineterminator="\n")
         rows.writerow(["file", "class", "label", "score", "x1", "y1", "x2", "y2"])
-        for found in detections:
+
+        def add(found: Detections) -> None:
             for item in found:
                 box = [f"{side:.2f}" for side in item.box]
                 rows.writerow([found.path or "", item.name, item.label, f"{item.score:.6f}", *box])
+
+        yield add
 
 
 def save_picture(picture: Image.Image, path: Path) -> None:

@@ -274,7 +274,7 @@ def test_usage_errors(arguments: list[str], message: str, capsys: pytest.Capture
         (["--cfg", "gone.cfg", "--weights", "w.weights"], "gone.cfg"),
         (["--size", "100"], "multiples of 32"),
         (["--names", "gone.names"], "gone.names"),
-        (["--device", "cuda:99"], "--device cuda:99: torch "),
+        (["--device", "cuda:99"], "device cuda:99: torch "),
     ],
 )
 def test_mistakes_about_the_model(

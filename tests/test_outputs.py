@@ -12,7 +12,15 @@ from PIL import Image
 
 from pydet.detector import Detections
 from pydet.models import coco_names
-from pydet.outputs import category_ids, coco_results, image_ids, save_picture, write_csv, write_json
+from pydet.outputs import (
+    category_ids,
+    coco_results,
+    coco_results_file,
+    csv_file,
+    image_ids,
+    save_picture,
+    write_json,
+)
 
 
 def detections(path: str | None = None) -> Detections:
@@ -61,8 +69,26 @@ def test_pycocotools_reads_the_results(tmp_path: Path) -> None:
     assert [entry["bbox"] for entry in loaded.dataset["annotations"]] == [[10.0, 20.0, 30.5, 40.25], [0, 0, 5, 7]]
 
 
+def test_a_file_of_coco_results_is_what_json_writes(tmp_path: Path) -> None:
+    path = tmp_path / "results.json"
+    pictures = [detections("7.jpg"), detections("8.jpg")]
+    with coco_results_file(path, {"7.jpg": 7, "8.jpg": 8}, [3, 9]) as add:
+        for each in pictures:
+            add(each)
+    whole = path.read_bytes()
+    write_json(path, coco_results(pictures, [7, 8], [3, 9]))
+    assert whole == path.read_bytes()
+    with pytest.raises(KeyError), coco_results_file(path, {"7.jpg": 7}, [3, 9]) as add:
+        add(pictures[1])
+    assert path.read_bytes() == whole
+    assert [file.name for file in tmp_path.iterdir()] == ["results.json"]
+
+
 def test_csv(tmp_path: Path) -> None:
-    write_csv(tmp_path / "table.csv", [detections("a, b.jpg"), detections(os.fsdecode(b"latin-\xe9.jpg"))])
+    with csv_file(tmp_path / "table.csv") as add:
+        add(detections("a, b.jpg"))
+        assert not (tmp_path / "table.csv").exists()
+        add(detections(os.fsdecode(b"latin-\xe9.jpg")))
     data = (tmp_path / "table.csv").read_bytes()
     rows = list(csv.reader(data.decode("utf-8", "surrogateescape").splitlines()))
     assert rows[0] == ["file", "class", "label", "score", "x1", "y1", "x2", "y2"]

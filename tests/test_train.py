@@ -22,12 +22,12 @@ from pydet.models import MODELS, Darknet, WeightsError, load_checkpoint, save_we
 from pydet.models.darknet.cfg import format_cfg
 from pydet.models.darknet.sections import section
 from pydet.models.registry import ASSETS, find
+from pydet.processes import Processes
 from pydet.training import NotFinite, Settings, SettingsError, defaults, read_settings, train
 from pydet.training.batches import input_size, parts
 from pydet.training.ema import MovingAverage
 from pydet.training.log import Table, read_table
 from pydet.training.loop import Loop
-from pydet.training.processes import Processes
 from pydet.training.rates import Cosine, rates_of
 from pydet.training.settings import as_toml
 from pydet.training.start import read_source, take
@@ -258,7 +258,7 @@ def test_options_win_over_the_file_over_the_defaults(tmp_path: Path) -> None:
         (["--data", str(BCCD), "--weights", "x.weights"], "x.weights"),
         (["--data", str(BCCD), "--weights", "x.onnx"], "weights must be a .weights, .pth or .safetensors file"),
         (["--data", str(BCCD), "--config", "none.toml"], "none.toml: cannot be read (No such file or directory)"),
-        (["--data", str(BCCD), "--device", "cuda:9"], "train: device cuda:9: torch"),
+        (["--data", str(BCCD), "--device", "cuda:9"], "device cuda:9: torch"),
         (["--data", str(BCCD), "--cfg", "none.cfg"], "none.cfg"),
         (["--data", str(BCCD), "--cfg", "four.cfg"], "is for 4 classes, the data has 3: Platelets, RBC, WBC"),
         (["--data", str(BCCD), "--set", "width=16"], "width is for ssd and retinanet; write a cfg for another yolov3"),

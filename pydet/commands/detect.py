@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +17,7 @@ from pydet.commands.options import (
     add_model_options,
     add_work_options,
     load_model,
+    model_arguments,
     say,
 )
 from pydet.detect_files import (
@@ -22,10 +25,9 @@ from pydet.detect_files import (
     Report,
     check_output_file,
     check_writable,
-    detect_files,
-    explanations,
     find_inputs,
     picture_targets,
+    show,
 )
 
 if TYPE_CHECKING:
@@ -36,9 +38,12 @@ Finds objects in pictures. Prints a table for each and writes the picture with t
 
 IMAGES are files, folders or patterns. Of a folder, the files with the ending of a picture format are taken (.jpg, .png,
 .tif, ...), the others and the folders within are left alone; quote a pattern with ** to reach those: 'photos/**/*.jpg'.
-A picture that cannot be read does not stop the others."""
+A picture that cannot be read does not stop the others.
+
+By several processes: torchrun --nproc-per-node N -m pydet detect ..."""
 
 _OUT = "folder for the pictures with boxes (default: detections); never writes over an input"
+_ENGINE = "who does it: local, this process (default), or ray, a Ray cluster (needs: pip install 'pydet[ray]')"
 
 
 def add(commands: Any) -> None:
@@ -52,6 +57,7 @@ def add(commands: Any) -> None:
     parser.add_argument("--explain", action="store_true", help="show the way to each class, where classes are a tree")
     add_model_options(parser, threshold=0.25)
     add_work_options(parser)
+    parser.add_argument("--engine", choices=("local", "ray"), default="local", help=_ENGINE)
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -65,45 +71,67 @@ def _run(options: argparse.Namespace) -> int:
         check_writable(options.out)
         targets = picture_targets(inputs.paths, options.out)
     report = Report(problems=inputs.problems)
-    if inputs.paths:
-        detector = load_model(options)
-        if options.explain and detector.tree is None:
-            raise ValueError("--explain needs a model whose classes are a tree, such as yolo9000")
-        detect_files(
-            detector, inputs.paths, targets, options.threshold, options.iou_threshold, options.batch_size, report
-        )
-        if options.explain:
-            print(*(line for found in report.detections for line in explanations(detector, found)), sep="\n")
-    if not report.interrupted:
-        try:
-            _write_results(options, report.detections)
-        except OSError as error:
-            report.problems.append(str(error))
+    if not inputs.paths:
+        with _result_files(options, [], ()):
+            pass
+    elif not _detect(options, inputs.paths, targets, report):
+        return ALL_DONE
     say(_summary(options, inputs, report))
     if report.interrupted:
         return INTERRUPTED
     return SOME_FAILED if report.problems else ALL_DONE
 
 
-def _write_results(options: argparse.Namespace, detections: list[Detections]) -> None:
-    from pydet.outputs import category_ids, coco_results, image_ids, write_csv, write_json
+def _detect(options: argparse.Namespace, paths: Sequence[str], targets: Sequence[Path | None], report: Report) -> bool:
+    """Whether this is the process that knows the results."""
+    from pydet.engines import open_engine
+    from pydet.engines.engine import Job, Picture
 
-    if options.json:
-        ids = image_ids([found.path or "" for found in detections])
-        categories = category_ids(detections[0].class_names) if detections else []
-        write_json(options.json, coco_results(detections, ids, categories))
-    if options.csv:
-        write_csv(options.csv, detections)
+    with open_engine(options.engine, options.device) as engine:
+        detector = load_model(options, engine.device)
+        if options.explain and detector.tree is None:
+            raise ValueError("--explain needs a model whose classes are a tree, such as yolo9000")
+        thresholds = (options.threshold, options.iou_threshold)
+        job = Job(model_arguments(options), *thresholds, options.batch_size, options.explain)
+        outcomes = engine.outcomes(detector, job, [Picture(*pair) for pair in zip(paths, targets, strict=True)])
+        if not engine.first:
+            for _ in outcomes:  # there are none, but this is what does the work
+                pass
+            return False
+        try:
+            with _result_files(options, paths, detector.class_names) as keep:
+                show(outcomes, len(paths), report, keep)
+        except KeyboardInterrupt:
+            report.interrupted = True
+        except OSError as error:  # a results file
+            report.problems.append(str(error))
+    return True
+
+
+@contextmanager
+def _result_files(
+    options: argparse.Namespace, paths: Sequence[str], class_names: Sequence[str]
+) -> Iterator[list[Callable[[Detections], None]]]:
+    """What adds a picture to each of the files that are wanted; they are there at the end, unless something fails."""
+    from pydet.outputs import category_ids, coco_results_file, csv_file, image_ids
+
+    with ExitStack() as stack:
+        keep = []
+        if options.json:
+            ids = dict(zip(paths, image_ids(paths), strict=True))
+            keep.append(stack.enter_context(coco_results_file(options.json, ids, category_ids(class_names))))
+        if options.csv:
+            keep.append(stack.enter_context(csv_file(options.csv)))
+        yield keep
 
 
 def _summary(options: argparse.Namespace, inputs: Inputs, report: Report) -> str:
-    objects = sum(map(len, report.detections))
-    lines = [f"{len(report.detections)} of {len(inputs.paths)} pictures done, {objects} objects found"]
+    lines = [f"{report.done} of {len(inputs.paths)} pictures done, {report.objects} objects found"]
     if report.interrupted:
         lines[0] = "interrupted: " + lines[0] + ("; no results file was written" if options.json or options.csv else "")
     if inputs.skipped:
         lines[0] += f"; {inputs.skipped} other files in the folders were skipped"
-    if options.pictures and report.detections:
+    if options.pictures and report.done:
         lines.append(f"annotated pictures are in {options.out}{os.sep}")
     if report.problems:
         lines += [f"{len(report.problems)} failed:", *(f"  {problem}" for problem in report.problems)]

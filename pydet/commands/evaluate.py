@@ -27,7 +27,9 @@ for what, and speed (needs: pip install 'pydet[evaluate]').
 {DATA}
 
 The model's classes are matched to the annotations' by name. The default thresholds are those of Darknet's
-"detector valid"."""
+"detector valid".
+
+By several processes: torchrun --nproc-per-node N -m pydet evaluate ..."""
 
 
 def add(commands: Any) -> None:
@@ -55,24 +57,29 @@ def _run(options: argparse.Namespace) -> int:
 
         check_matplotlib()
     from pydet.data.load import recognise
-    from pydet.evaluate import evaluate
+    from pydet.evaluate import evaluate_together
     from pydet.outputs import write_json
+    from pydet.processes import processes
 
     split = options.split or recognise(path, options.images).usual("val", "test")
-    if split:
-        say(f"evaluating the split {split}")
-    result = evaluate(
-        load_model(options),
-        path,
-        options.images,
-        options.threshold,
-        options.iou_threshold,
-        options.limit,
-        options.batch_size,
-        progress=True,
-        split=split,
-        strict=options.strict,
-    )
+    with processes(options.device) as group:
+        if split and group.first:
+            say(f"evaluating the split {split}")
+        result = evaluate_together(
+            group,
+            load_model(options, str(group.device)),
+            path,
+            options.images,
+            options.threshold,
+            options.iou_threshold,
+            options.limit,
+            options.batch_size,
+            progress=True,
+            split=split,
+            strict=options.strict,
+        )
+    if result is None:  # the first process has it
+        return ALL_DONE
     print(result.table())
     if options.json:
         write_json(options.json, result.as_json())

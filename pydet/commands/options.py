@@ -73,30 +73,33 @@ def add_work_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch-size", type=positive, default=8, metavar="N", help="pictures at once (default: 8)")
 
 
-def load_model(options: argparse.Namespace) -> Detector:
-    """The detector that the options of a model and of work name.
+def model_arguments(options: argparse.Namespace) -> dict[str, Any]:
+    """The arguments of `pydet.load` that the options of a model and of work name, but for the device."""
+    return {
+        "model": options.model,
+        "weights": options.weights,
+        "cfg": options.cfg,
+        "image_size": options.size,
+        "class_names": options.names,
+        "precision": options.precision,
+    }
+
+
+def load_model(options: argparse.Namespace, device: str | None = None) -> Detector:
+    """The detector that the options of a model and of work name, on that device or on their own.
 
     Raises:
         ValueError: there is no such device; or what `pydet.load` raises.
     """
-    import torch
-
     import pydet
+    from pydet.processes import check_device
 
-    number = int(options.device.partition(":")[2] or 0)
-    if options.device != "cpu" and number >= torch.cuda.device_count():
-        raise ValueError(
-            f"--device {options.device}: torch {torch.__version__} sees {torch.cuda.device_count()} CUDA devices"
-        )
-    return pydet.load(
-        options.model,
-        weights=options.weights,
-        cfg=options.cfg,
-        device=options.device,
-        image_size=options.size,
-        class_names=options.names,
-        precision=options.precision,
-    )
+    device = device or options.device
+    check_device(device)
+    arguments = model_arguments(options)
+    if device == "cpu" != options.device:  # only looked at here: it will be used on a GPU elsewhere
+        arguments["precision"] = "f32"
+    return pydet.load(**arguments, device=device)
 
 
 def _fraction(text: str) -> float:

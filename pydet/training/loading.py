@@ -13,8 +13,8 @@ from pydet.data import Batch, Batches, DataError, Dataset, DataWarning, Training
 from pydet.data.augment import MultiScale, Size
 from pydet.data.load import recognise
 from pydet.models import SSD, Darknet, DetectionModel
+from pydet.processes import Processes
 from pydet.training.batches import augmentation, changing_size
-from pydet.training.processes import Processes
 from pydet.training.settings import Settings, SettingsError
 
 

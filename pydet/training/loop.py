@@ -20,10 +20,10 @@ from pydet.data import Batch
 from pydet.losses import Targets
 from pydet.models import DetectionModel
 from pydet.models.packed import computes_in
+from pydet.processes import Processes
 from pydet.training.batch_norm import set_momentum, share_batch_norms
 from pydet.training.batches import network_batch, parts
 from pydet.training.ema import MovingAverage
-from pydet.training.processes import Processes
 from pydet.training.rates import rates_of
 from pydet.training.settings import Settings
 from pydet.training.sgd import darknet_sgd

@@ -15,13 +15,13 @@ from pydet.files import whole_file
 from pydet.models import DetectionModel, load_checkpoint, save_checkpoint
 from pydet.models.darknet import Darknet
 from pydet.models.registry import TorchvisionDefinition, find
+from pydet.processes import Processes, processes
 from pydet.training import checkpoint
 from pydet.training.batches import fingerprint, input_size
 from pydet.training.checkpoint import Checkpoint, CheckpointError
 from pydet.training.loading import loader, read_data
 from pydet.training.log import Log
 from pydet.training.loop import Loop, NotFinite, NotFiniteAt, autocast_dtype, deterministic, interruption
-from pydet.training.processes import Processes, processes
 from pydet.training.report import report
 from pydet.training.settings import Settings, SettingsError, as_toml
 from pydet.training.start import build, read_source, start_weights, take

@@ -1,4 +1,4 @@
-"""One training by many processes, as `torchrun` starts them; by one process everything here does nothing."""
+"""One piece of work by many processes, as `torchrun` starts them; by one process everything here does nothing."""
 
 from __future__ import annotations
 
@@ -56,6 +56,26 @@ class Processes:
         return box[0]
 
 
+def check_device(device: str) -> None:
+    """Raises ValueError where torch does not see the device: "cpu", "cuda" or "cuda:N"."""
+    if device != "cpu" and _number(device) >= torch.cuda.device_count():
+        seen = f"torch {torch.__version__} sees {torch.cuda.device_count()} CUDA devices"
+        raise ValueError(f"device {device}: {seen}")
+
+
+def _number(device: str) -> int:
+    return int(device.partition(":")[2] or 0)
+
+
+def started_by_torchrun() -> bool:
+    """Whether this is one of several processes."""
+    return _world() > 1
+
+
+def _world() -> int:
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
 @contextmanager
 def processes(device: str) -> Iterator[Processes]:
     """Meets the other processes, where `torchrun` has started some: gloo on the CPU, NCCL on GPUs, one for each.
@@ -63,15 +83,12 @@ def processes(device: str) -> Iterator[Processes]:
     Raises:
         ValueError: there is no such device.
     """
-    world = int(os.environ.get("WORLD_SIZE", "1"))
+    world = _world()
     if world > 1 and device == "cuda":
         device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
-    number = int(device.partition(":")[2] or 0)
-    if device != "cpu" and number >= torch.cuda.device_count():
-        seen = f"torch {torch.__version__} sees {torch.cuda.device_count()} CUDA devices"
-        raise ValueError(f"train: device {device}: {seen}")
+    check_device(device)
     if device != "cpu":
-        torch.cuda.set_device(number)
+        torch.cuda.set_device(_number(device))
     if world == 1:
         yield Processes(device=device)
         return
