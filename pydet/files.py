@@ -61,10 +61,10 @@ def named_errors(path: str | os.PathLike[str], written: Path | None = None) -> I
         yield
     except (OSError, RuntimeError) as error:
         reason = getattr(error, "strerror", None) or _reason(written)
-        if reason is None and not isinstance(error, OSError):  # not about the disk: torch.save raises RuntimeError
+        if reason is None:  # not about this file
             raise
-        kind = type(error) if isinstance(error, OSError) else OSError
-        raise kind(f"cannot write {os.fspath(path)}: {reason or error}") from error
+        kind = type(error) if isinstance(error, OSError) else OSError  # torch.save raises RuntimeError
+        raise kind(f"cannot write {os.fspath(path)}: {reason}") from error
 
 
 def is_stream(path: str | os.PathLike[str]) -> bool:

@@ -26,7 +26,7 @@ from pydet.models import Darknet
 from pydet.models.darknet import format_cfg
 from pydet.models.darknet.sections import convolution, net
 from pydet.models.yolov2 import head
-from pydet.outputs import save_picture, write_csv, write_json
+from pydet.outputs import csv_file, save_picture, write_json
 from pydet.training.checkpoint import Checkpoint
 from pydet.training.log import Table
 
@@ -64,6 +64,12 @@ def plot(path: Path) -> None:
     plot_elbow(Anchors(torch.ones(1, 2), 0.5, [0.5], (64, 64)), path)
 
 
+def table(path: Path, pictures: list[Detections]) -> None:
+    with csv_file(path) as add:
+        for found in pictures:
+            add(found)
+
+
 def export(path: Path) -> None:
     pytest.importorskip("onnxscript")
     from pydet.onnx import export_onnx
@@ -90,7 +96,7 @@ WRITERS: dict[str, Callable[[Path], None]] = {
     "network.safetensors": lambda path: models.save_checkpoint(network(), path),
     "network.weights": lambda path: models.save_weights(network(), path),
     "results.json": lambda path: write_json(path, list(range(1000))),
-    "table.csv": lambda path: write_csv(path, detections(200)),
+    "table.csv": lambda path: table(path, detections(200)),
     "picture.tif": lambda path: save_picture(noise(), path),
     "picture.jpg": lambda path: save_picture(noise(), path),
     "picture.png": lambda path: save_picture(noise(), path),

@@ -103,6 +103,8 @@ def _detect(options: argparse.Namespace, paths: Sequence[str], targets: Sequence
                 show(outcomes, len(paths), report, keep)
         except KeyboardInterrupt:
             report.interrupted = True
+        except BrokenPipeError:  # nobody reads what is printed
+            raise
         except OSError as error:  # a results file
             report.problems.append(str(error))
     return True
