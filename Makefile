@@ -14,7 +14,7 @@ RESULTS := benchmarks/results/cpu-$(shell uname -m).json
 SOURCES := setup.py pyproject.toml $(wildcard csrc csrc/* csrc/*/*)
 CXX_FILES = $(shell find csrc tests -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: help demo test oracle fuzz leaks bench bench-short sanitize gpu lint format wheel clean
+.PHONY: help demo test oracle fuzz leaks bench bench-short sanitize gpu lint format docs wheel clean
 
 help:
 	@echo "make demo    find the objects in pydet/assets/dog.jpg and draw them"
@@ -27,6 +27,7 @@ help:
 	@echo "make sanitize    run the tests under AddressSanitizer, UBSan and ThreadSanitizer: half an hour"
 	@echo "make gpu     on a machine with a GPU: build for it with its own python3, test, race; needs no network"
 	@echo "make lint    check style and types;  make format  put the style right"
+	@echo "make docs    build the documentation into build/site"
 	@echo "make wheel   build the wheel and the source archive into dist/"
 	@echo "make clean   remove all that these commands made"
 
@@ -73,6 +74,10 @@ format: .venv/lint
 	$(BIN)/ruff format .
 	$(BIN)/clang-format -i $(CXX_FILES)
 
+docs: .venv/docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+	@echo "The documentation is $(CURDIR)/build/site/index.html"
+
 wheel: .venv/pydet
 	rm -rf build/lib* build/bdist*
 	$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
@@ -101,7 +106,7 @@ clean:
 	@sed 's/^/  /' pydet/_build.txt
 	@touch $@
 
-.venv/test .venv/lint: .venv/%: pyproject.toml | .venv/pydet
+.venv/test .venv/lint .venv/docs: .venv/%: pyproject.toml | .venv/pydet
 	$(BIN)/python -m pip install --quiet --no-build-isolation --editable ".[$*]"
 	@touch $@
 

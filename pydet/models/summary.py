@@ -37,10 +37,8 @@ class Row:
 
 def summary(definition: Definition) -> str:
     """The table of a definition at its published size; nothing is allocated for its weights."""
-    with torch.device("meta"):
-        network = definition.build().eval()
-        height, width = definition.image_size
-        rows = layers_of(network, torch.zeros(1, 3, height, width))
+    network, rows = at_published_size(definition)
+    height, width = definition.image_size
     table = [("layer", "kind", "output", "numbers", "MFLOP")]
     for row in rows:
         shape = " x ".join(map(str, row.shape))
@@ -53,6 +51,13 @@ def summary(definition: Definition) -> str:
         f"{sum(row.flops for row in rows) / 1e9:,.2f} GFLOP (multiplications and additions) a picture"
     )
     return aligned(table) + "\n\n" + total
+
+
+def at_published_size(definition: Definition) -> tuple[DetectionModel, list[Row]]:
+    """The network of a definition and its layers at work; nothing is allocated for its weights."""
+    with torch.device("meta"):
+        network = definition.build().eval()
+        return network, layers_of(network, torch.zeros(1, 3, *definition.image_size))
 
 
 def layers_of(network: DetectionModel, x: Tensor) -> list[Row]:
