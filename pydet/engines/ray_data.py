@@ -11,7 +11,7 @@ import logging
 import os
 import pickle
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -99,7 +99,7 @@ class _Ray(Engine):
             raise OSError(f"a worker of Ray failed: {reason}") from error
 
 
-def _in_order(rows: Iterator[dict[str, Any]], count: int, class_names: tuple[str, ...]) -> Iterator[Outcome]:
+def _in_order(rows: Iterable[dict[str, Any]], count: int, class_names: tuple[str, ...]) -> Iterator[Outcome]:
     """The outcomes of all shares; RuntimeError where one is not there exactly once."""
     due = 0
     for row in rows:
