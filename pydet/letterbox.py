@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pydet.ops.resample import resample
 from pydet.placement import Placement
 
 
@@ -24,36 +25,36 @@ def scaled_size(size: tuple[int, int], network_size: tuple[int, int]) -> tuple[i
     return net_height, max(width * net_height // height, 1)
 
 
-def letterbox(image: Tensor, network_size: tuple[int, int]) -> Tensor:
+def letterbox(image: Tensor, network_size: tuple[int, int], out: Tensor | None = None) -> Tensor:
     """Scales a picture into the middle of a grey (0.5) one.
 
     Args:
         image: [C, height, width], floating point in 0..1 or uint8 in 0..255.
         network_size: (height, width) in pixels.
+        out: Where the result is written, [C, *network_size] of any floating type, such as a part of a batch.
 
     Returns:
-        [C, *network_size], float32 in 0..1 (float64 for float64).
+        `out`, or a new [C, *network_size], float32 in 0..1 (float64 for float64).
     """
     _check_image("letterbox", image)
-    height, width = scaled_size((image.shape[1], image.shape[2]), network_size)
+    size = image.shape[1], image.shape[2]
+    height, width = scaled_size(size, network_size)
     top, left = (network_size[0] - height) // 2, (network_size[1] - width) // 2
-    resized = resize(image, height, width)
-    result = resized.new_full((image.shape[0], *network_size), 0.5)
-    result[:, top : top + height, left : left + width] = resized
-    return result
+    if out is None:
+        dtype = torch.float64 if image.dtype == torch.float64 else torch.float32
+        out = image.new_empty((image.shape[0], *network_size), dtype=dtype)
+    for margin in (out[:, :top], out[:, top + height :], out[..., :left], out[..., left + width :]):
+        if margin.numel():
+            margin.fill_(0.5)
+    inside = out[:, top : top + height, left : left + width]
+    bilinear(image, *resize_taps(size, (height, width), image.device), inside)
+    return out
 
 
-def stretch(image: Tensor, network_size: tuple[int, int]) -> Tensor:
+def stretch(image: Tensor, network_size: tuple[int, int], out: Tensor | None = None) -> Tensor:
     """A picture [C, height, width] resized to `network_size`, its aspect lost: what YOLO's first version looks at."""
     _check_image("stretch", image)
-    return resize(image, *network_size)
-
-
-def resize(image: Tensor, height: int, width: int) -> Tensor:
-    """Darknet's resize: bilinear, the corner pixels of both pictures coincide, not rounded to whole grey levels."""
-    if tuple(image.shape[1:]) == (height, width):
-        return _unit(image)
-    return bilinear(image, *resize_taps((image.shape[1], image.shape[2]), (height, width), image.device))
+    return bilinear(image, *resize_taps((image.shape[1], image.shape[2]), network_size, image.device), out)
 
 
 class Taps(NamedTuple):
@@ -65,16 +66,12 @@ class Taps(NamedTuple):
     second_part: Tensor
 
 
-def bilinear(image: Tensor, rows: Taps, columns: Taps) -> Tensor:
+def bilinear(image: Tensor, rows: Taps, columns: Taps, out: Tensor | None = None) -> Tensor:
     """A picture [C, height, width] looked at where the taps say: floating point [C, len(rows), len(columns)] in 0..1.
 
-    Only the pixels that are looked at are converted, so that a huge uint8 picture never becomes a huge float one.
+    Without rounding to whole grey levels, as Darknet's.
     """
-    height, width = len(rows.first), len(columns.first)
-    across = torch.cat([columns.first, columns.second]).expand(image.shape[0], 2 * height, -1)
-    corners = _unit(image.index_select(1, torch.cat([rows.first, rows.second])).gather(2, across))
-    lines = corners[..., :width].mul_(columns.first_part).add_(corners[..., width:].mul_(columns.second_part))
-    return lines[:, :height].mul_(rows.first_part[:, None]).add_(lines[:, height:].mul_(rows.second_part[:, None]))
+    return resample(image, rows, columns, out)
 
 
 def placement(sizes: Sequence[tuple[int, int]], network_size: tuple[int, int], stretched: bool = False) -> Placement:
@@ -100,15 +97,11 @@ def _check_image(name: str, image: Tensor) -> None:
         raise TypeError(f"{name}: image must be uint8 or floating point, got {image.dtype}")
 
 
-def _unit(pixels: Tensor) -> Tensor:
-    """Pixels as floating point in 0..1."""
-    if pixels.dtype == torch.uint8:
-        return pixels.float().div_(255)
-    return pixels if pixels.dtype == torch.float64 else pixels.float()
-
-
 def resize_taps(size: tuple[int, int], new_size: tuple[int, int], device: torch.device) -> tuple[Taps, Taps]:
-    """The rows and columns that `resize` looks at, for (height, width) before and after."""
+    """The rows and columns that Darknet's resize looks at, for (height, width) before and after.
+
+    The corner pixels of both pictures coincide.
+    """
     rows, columns = (_neighbours(*sides, device) for sides in zip(size, new_size, strict=True))
     # Two of Darknet's habits. The last column is the picture's last one even where rounding puts it just before; in
     # the same case the last row lacks its second part, so that it is almost black.

@@ -33,6 +33,7 @@ from op_checks import (
 )
 
 from pydet import ops, reference
+from pydet.letterbox import resize_taps
 
 IDS = [case.name for case in CASES]
 # Under a sanitizer the reference is slow too: without the largest size.
@@ -111,6 +112,47 @@ def test_strided(cuda: CudaOnCpu, case: OpCase) -> None:
         assert_close(cuda.call(case.function, *each_tensor(args, layout)), case.reference(*args), case.tolerance)
 
 
+def pools_on(cuda: CudaOnCpu, dtype: torch.dtype) -> None:
+    """Where the last windows are whole, half outside, and overlap; channels that fill a block of threads or not."""
+    for channels, height, width in ((3, 6, 8), (64, 7, 5)):
+        x = torch.randn(2, channels, height, width).to(dtype).contiguous(memory_format=torch.channels_last)
+        x[:, 0, 1, 1] = torch.nan
+        for step, size in (
+            (2, (height // 2, width // 2)),
+            (2, ((height + 1) // 2, (width + 1) // 2)),
+            (1, x.shape[2:]),
+        ):
+            ours = cuda.call(torch.ops.pydet._max_pool_2x2, x, step, list(size), seed=step)
+            assert_close(ours, reference.max_pool_2x2(x, step, tuple(size)), None)
+
+
+def resamples_on(cuda: CudaOnCpu, out_dtype: torch.dtype) -> None:
+    """Both orders of the arithmetic, as the CPU does them, into a part of a batch."""
+    pixels = torch.randint(0, 256, (3, 23, 31), dtype=torch.uint8)
+    taps = resize_taps((23, 31), (14, 40), pixels.device)
+    stacked = [torch.stack(pair) for axis in taps for pair in (axis[:2], axis[2:])]
+    for image in (pixels, (pixels / 255).permute(1, 2, 0).contiguous().permute(2, 0, 1), pixels.double() / 255):
+        for mean, std, products in (((), (), False), ((0.4, 0.5, 0.6), (0.1, 0.2, 0.3), True)):
+            options = mean, std, products
+            batches = torch.full((2, 2, 3, 20, 50), -7.0, dtype=out_dtype)
+            for batch in batches.unbind():
+                place = batch.contiguous(memory_format=torch.channels_last)
+                if batch.data_ptr() == batches.data_ptr():
+                    cuda.call(torch.ops.pydet._resample, image, *stacked, *options, place[1, :, 2:16, 5:45], seed=1)
+                else:
+                    torch.ops.pydet._resample(image, *stacked, *options, place[1, :, 2:16, 5:45])
+                batch.copy_(place)
+            assert torch.equal(*batches.unbind())
+            assert (batches == -7).sum() == 2 * 3 * (2 * 20 * 50 - 14 * 40)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16], ids=str)
+def test_internal_operators_equal_the_reference(cuda: CudaOnCpu, dtype: torch.dtype) -> None:
+    """Those that no public operator calls, but the detectors."""
+    pools_on(cuda, dtype)
+    resamples_on(cuda, dtype)
+
+
 def test_every_registered_operator_ran(cuda: CudaOnCpu) -> None:
     """That is, the tests above reach it, those with an underscore through the operators that call them."""
     cuda.served.clear()
@@ -118,6 +160,8 @@ def test_every_registered_operator_ran(cuda: CudaOnCpu) -> None:
         for args in inputs_of(case, case.gpu_sizes[2], torch.float32):
             cuda.call(gradients, case, case.function, args)
             cuda.call(case.function, *args)
+    pools_on(cuda, torch.float32)
+    resamples_on(cuda, torch.float32)
     assert sorted(cuda.served) == sorted(REGISTERED)
 
 
@@ -158,4 +202,5 @@ def test_sanitizers(sanitized_run: tuple[subprocess.Popen[str], IO[str]] | None)
     assert process.returncode == 0, said[-8000:]
     sizes = sum(len(case.gpu_sizes) - 1 for case in CASES)
     with_gradient = sum(len(case.gpu_sizes) - 1 for case in CASES if case.gradients)
-    assert f"{sizes + with_gradient + len(CASES)} passed" in said
+    internal = 4
+    assert f"{sizes + with_gradient + len(CASES) + internal} passed" in said

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from pydet.letterbox import letterbox, resize, scaled_size, unletterbox_boxes
+from pydet.letterbox import letterbox, scaled_size, stretch, unletterbox_boxes
 
 
 @pytest.mark.parametrize(
@@ -26,7 +26,7 @@ def test_scaled_size(size: tuple[int, int], network: tuple[int, int], expected: 
 def test_the_corners_of_both_pictures_coincide() -> None:
     """2 -> 5 pixels by hand: steps of a quarter, not of half-pixel centres."""
     image = torch.tensor([[[0.0, 1.0]]])
-    assert resize(image, 1, 5)[0].tolist() == [[0, 0.25, 0.5, 0.75, 1]]
+    assert stretch(image, (1, 5))[0].tolist() == [[0, 0.25, 0.5, 0.75, 1]]
 
 
 @pytest.mark.parametrize("size", [(576, 768), (33, 17), (300, 301), (1, 40), (40, 1), (1, 1), (700, 20)])
@@ -37,7 +37,7 @@ def test_resize_is_align_corners(size: tuple[int, int], dtype: torch.dtype) -> N
     image = image if dtype == torch.uint8 else image.to(dtype) / 255
     exact = (image.double() / 255 if dtype == torch.uint8 else image.double())[None]
     expected = F.interpolate(exact, (96, 128), mode="bilinear", align_corners=True)[0]
-    result = resize(image, 96, 128)
+    result = stretch(image, (96, 128))
     assert result.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
     # Positions are float32 as in Darknet, so a pixel may be off by 1e-4 of the step to its neighbour.
     torch.testing.assert_close(result.double(), expected, rtol=0, atol=2e-4)
@@ -45,7 +45,7 @@ def test_resize_is_align_corners(size: tuple[int, int], dtype: torch.dtype) -> N
 
 def test_darknets_last_row() -> None:
     """Rounding puts the last of 294 rows of 602 just before the picture's last one; Darknet then forgets half of it."""
-    result = resize(torch.ones(1, 602, 851), 294, 416)
+    result = stretch(torch.ones(1, 602, 851), (294, 416))
     assert result[0, :-1].min() > 0.999
     assert result[0, -1].max() < 0.01
 

@@ -245,7 +245,7 @@ def test_mistakes() -> None:
         models.load("yolov3-tiny", weights="a.pth")
     with pytest.raises(ValueError, match=r"ssd300 has torchvision's weights, not a \.weights file"):
         models.load("ssd300", weights="a.weights")
-    with pytest.raises(ValueError, match=r"normalize: image must be \[3, height, width\]"):
+    with pytest.raises(ValueError, match=r"preprocess: image must be \[3, height, width\]"):
         SSD(NAMES).eval()([torch.zeros(1, 5, 5)])
 
 

@@ -180,7 +180,8 @@ def with_photometric(image: Tensor, colours: Photometric) -> Tensor:
 
 def _resized(image: Tensor, size: Size) -> Tensor:
     """As torch's bilinear interpolation, whose last bits depend on the number of threads."""
-    return bilinear(image, *(_taps(old, new) for old, new in zip(image.shape[1:], size, strict=True)))
+    rows, columns = (_taps(old, new) for old, new in zip(image.shape[1:], size, strict=True))
+    return bilinear(image, rows, columns)
 
 
 def _taps(size: int, new_size: int) -> Taps:

@@ -160,15 +160,19 @@ class DetectionModel(nn.Module):
         pack(self)
         return self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
-    def batch_of(self, pictures: Sequence[Tensor]) -> Tensor:
-        """Pictures of one size as a batch of the network's dtype and device."""
+    def new_batch(self, count: int, channels: int, size: tuple[int, int]) -> Tensor:
+        """Memory for so many pictures of (height, width) `size`, of the network's dtype and device, and as it lies."""
         like = next(self.parameters())
-        shape = (len(pictures), *pictures[0].shape)
         # As the weights lie. A network that is not fused then sums in the order of torchvision's, and of boxes whose
         # scores are nearly equal the same one is better.
         fused = any(weight.dim() == 4 and not weight.is_contiguous() for weight in self.parameters())
         layout = torch.channels_last if fused else torch.contiguous_format
-        batch = torch.empty(shape, dtype=like.dtype, device=like.device, memory_format=layout)
+        return torch.empty((count, channels, *size), dtype=like.dtype, device=like.device, memory_format=layout)
+
+    def batch_of(self, pictures: Sequence[Tensor]) -> Tensor:
+        """Pictures of one size as a batch of the network's dtype and device."""
+        channels, height, width = pictures[0].shape
+        batch = self.new_batch(len(pictures), channels, (height, width))
         for row, picture in zip(batch, pictures, strict=True):
             row.copy_(picture)
         return batch

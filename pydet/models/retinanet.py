@@ -21,7 +21,7 @@ from pydet.models.detection import DetectionModel
 from pydet.models.heads import by_anchor
 from pydet.models.packed import PackedConv2d
 from pydet.placement import Placement
-from pydet.preprocess import normalize, short_side
+from pydet.preprocess import short_side
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, as the backbone's
 PRIOR = 0.01  # section 3.3: the probability of an object at the start of training
@@ -128,9 +128,8 @@ class RetinaNet(DetectionModel):
 
     def preprocess(self, images: Sequence[Tensor]) -> tuple[Tensor, Placement]:
         device = next(self.parameters()).device
-        pictures = [normalize(image.to(device), MEAN, STD) for image in images]
-        pictures, placement = short_side(pictures, self.shortest, self.longest)
-        return self.batch_of(pictures), placement
+        pictures = [image.to(device) for image in images]
+        return short_side(pictures, self.shortest, self.longest, MEAN, STD, self.new_batch)
 
     @property
     def fused(self) -> bool:

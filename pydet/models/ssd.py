@@ -14,11 +14,11 @@ from torch.nn import functional as F
 from pydet import ops
 from pydet.losses import Targets, ssd_loss
 from pydet.models.anchors import default_boxes
-from pydet.models.backbones.vgg import vgg16_stages
+from pydet.models.backbones.vgg import MaxPool2x2, vgg16_stages
 from pydet.models.detection import DetectionModel
 from pydet.models.heads import by_anchor
 from pydet.placement import Placement
-from pydet.preprocess import normalize, stretch
+from pydet.preprocess import stretch
 
 # VGG's own normalisation: the mean of ImageNet's pixels, in 0..255.
 MEAN = (0.48235, 0.45882, 0.40784)
@@ -43,7 +43,7 @@ class VggLevels(nn.Module):
         features: list[nn.Module] = []
         for stage in stages:
             # 75 pixels become 38: the third pool rounds up, as in the paper's Caffe.
-            features += [*stage, nn.MaxPool2d(2, ceil_mode=stage is stages[2])]
+            features += [*stage, MaxPool2x2(ceil_mode=stage is stages[2])]
         self.features = nn.Sequential(*features, *conv4)
         fourth, eighth, sixteenth = 4 * width, 8 * width, 16 * width
         self.scale_weight = nn.Parameter(torch.full((eighth,), 20.0))
@@ -55,7 +55,7 @@ class VggLevels(nn.Module):
             nn.Conv2d(sixteenth, sixteenth, 1),
             nn.ReLU(inplace=True),
         )
-        extra = [nn.Sequential(nn.MaxPool2d(2), *conv5, fc), _narrow_then(sixteenth, eighth, 3, stride=2, padding=1)]
+        extra = [nn.Sequential(MaxPool2x2(), *conv5, fc), _narrow_then(sixteenth, eighth, 3, stride=2, padding=1)]
         extra += [_narrow_then(eighth, fourth, 3, stride=2, padding=1)]
         if size == 512:
             extra += [_narrow_then(fourth, fourth, 3, stride=2, padding=1) for _ in range(2)]
@@ -167,8 +167,7 @@ class SSD(DetectionModel):
 
     def preprocess(self, images: Sequence[Tensor]) -> tuple[Tensor, Placement]:
         device = next(self.parameters()).device
-        pictures, placement = stretch([normalize(image.to(device), MEAN, STD) for image in images], self.size)
-        return self.batch_of(pictures), placement
+        return stretch([image.to(device) for image in images], self.size, MEAN, STD, self.new_batch)
 
     def _boxes_on(self, device: torch.device) -> Tensor:
         if self.boxes.device != device:

@@ -49,7 +49,7 @@ def letterboxed(images: Tensor, network_size: tuple[int, int], stretched: bool) 
         scaled = (height * columns // width).clamp(min=1), (width * rows // height).clamp(min=1)
         rows, columns = torch.where(wide, scaled[0], rows), torch.where(wide, columns, scaled[1])
     down, across = _corners(height, rows, network_size[0]), _corners(width, columns, network_size[1])
-    # Darknet's last column is the picture's, its last row lacks the second part: see `pydet.letterbox.resize`.
+    # Darknet's last column is the picture's, its last row lacks the second part: see `pydet.letterbox.resize_taps`.
     last = torch.arange(network_size[1]) >= (network_size[1] - columns) // 2 + columns - 1
     across = across._replace(first=torch.where(last, width - 1, across.first))
     across = across._replace(second=torch.where(last, width - 1, across.second))

@@ -184,6 +184,13 @@ def reference_of(name: str, device: str) -> Any | None:
     return _slow.get(name) if device == "cuda" else None
 
 
+def has_internal(name: str, device: torch.device) -> bool:
+    """Whether an operator of our own use, whose name begins with an underscore, serves a device now."""
+    if _forced and _forced[-1][0] == "reference":
+        return False
+    return device.type == "cpu" or (device.type == "cuda" and _has_kernel(name, "CUDA"))
+
+
 def backend_of(name: str, device: str = "cpu") -> tuple[str, str]:
     """What serves an operator on "cpu" or "cuda" now, and why: ("compiled", "avx512").
 

@@ -17,8 +17,10 @@ from pydet.reference.encode_boxes import encode_boxes
 from pydet.reference.hard_negative_mining import hard_negative_mining
 from pydet.reference.match_anchors import match_anchors
 from pydet.reference.match_cells import match_cells
+from pydet.reference.max_pool_2x2 import max_pool_2x2
 from pydet.reference.multiclass_nms import multiclass_nms
 from pydet.reference.nms import nms
+from pydet.reference.resample import resample
 from pydet.reference.sigmoid_focal_loss import sigmoid_focal_loss
 from pydet.reference.soft_nms import soft_nms
 from pydet.reference.softmax_focal_loss import softmax_focal_loss
@@ -43,8 +45,10 @@ __all__ = [
     "hard_negative_mining",
     "match_anchors",
     "match_cells",
+    "max_pool_2x2",
     "multiclass_nms",
     "nms",
+    "resample",
     "result_dtype",
     "sigmoid_focal_loss",
     "soft_nms",

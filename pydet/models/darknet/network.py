@@ -134,7 +134,12 @@ class Darknet(DetectionModel):
     def preprocess(self, images: Sequence[Tensor]) -> tuple[Tensor, Placement]:
         device = next(self.parameters()).device
         fit = stretch if self.stretches else letterbox
-        batch = self.batch_of([fit(image.to(device), self.image_size) for image in images])
+        for image in images:
+            if image.dim() == 3 and image.shape[0] != self.channels:
+                raise ValueError(f"Darknet: images must be [{self.channels}, height, width], got {list(image.shape)}")
+        batch = self.new_batch(len(images), self.channels, self.image_size)
+        for image, place in zip(images, batch, strict=True):
+            fit(image.to(device), self.image_size, place)
         sizes = [(image.shape[1], image.shape[2]) for image in images]
         return batch, placement(sizes, self.image_size, self.stretches)
 

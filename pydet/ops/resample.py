@@ -1,0 +1,65 @@
+"""Pictures put into a network's input in one pass; no operator for users, who have `pydet.letterbox`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from pydet.ops._backend import has_internal
+from pydet.reference.resample import resample as reference
+
+Taps = tuple[Tensor, Tensor, Tensor, Tensor]
+
+
+def resample(
+    image: Tensor,
+    rows: Taps,
+    columns: Taps,
+    out: Tensor | None = None,
+    mean: Sequence[float] = (),
+    std: Sequence[float] = (),
+    products: bool = False,
+) -> Tensor:
+    """A picture looked at where the taps say; see `pydet.reference.resample`.
+
+    Args:
+        image: [C, H, W], uint8 in 0..255 or floating point in 0..1.
+        rows: (first, second, part of the first, part of the second), each [height]: the rows that each one of the
+            result is mixed of, int64, and how much of each, float32.
+        columns: The same of [width].
+        out: Where the result is written, [C, height, width] of any floating type, such as a part of a batch.
+        mean, std: Of each colour, or empty.
+        products: The order of the arithmetic.
+
+    Returns:
+        `out`, or a new tensor, float32 (float64 for float64).
+    """
+    if image.dtype in (torch.float16, torch.bfloat16):
+        image = image.float()
+    down, across = ((torch.stack(axis[:2]), torch.stack(axis[2:])) for axis in (rows, columns))
+    needs_gradient = image.requires_grad and torch.is_grad_enabled()
+    if needs_gradient or torch.compiler.is_compiling() or not has_internal("_resample", image.device):
+        result = reference(image, *down, *across, mean=mean, std=std, products=products)
+        return result if out is None else out.copy_(result)
+    if out is None:
+        dtype = torch.float64 if image.dtype == torch.float64 else torch.float32
+        out = image.new_empty((image.shape[0], down[0].shape[1], across[0].shape[1]), dtype=dtype)
+    torch.ops.pydet._resample(image, *down, *across, list(mean), list(std), products, out)
+    return out
+
+
+@torch.library.register_fake("pydet::_resample")
+def _(
+    image: Tensor,
+    rows: Tensor,
+    row_parts: Tensor,
+    columns: Tensor,
+    column_parts: Tensor,
+    mean: Sequence[float],
+    std: Sequence[float],
+    products: bool,
+    out: Tensor,
+) -> None:
+    return None
