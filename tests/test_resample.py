@@ -75,16 +75,16 @@ def test_writes_its_place_in_a_batch_and_nothing_else(layout: torch.memory_forma
 @pytest.mark.parametrize("size", SIZES, ids=str)
 def test_is_torchs_interpolation_of_normalised_pictures(size: tuple[int, int]) -> None:
     """To the last bit where torch and we have fused multiply-adds, as SSD's and RetinaNet's boxes have to be."""
-    # The formula's order is torch's; what a build of torch fuses is its own, and where nothing is fused it is rounding.
-    tolerance = 0.0 if cpu_level() != "baseline" and torch.backends.cpu.get_cpu_capability() != "DEFAULT" else 1e-5
+    fused = cpu_level() != "baseline" and torch.backends.cpu.get_cpu_capability() != "DEFAULT"
+    tolerance = 0.0 if fused and torch.get_num_threads() > 1 else 1e-5
     for dtype in (torch.uint8, torch.float32):
         image = picture(size, dtype)
         pixels = image.float() / 255 if dtype == torch.uint8 else image
         normal = (pixels - torch.tensor(MEAN)[:, None, None]) / torch.tensor(STD)[:, None, None]
-        batch, _ = normalized_square([image], 60, MEAN, STD)
-        expected = F.interpolate(normal[None], (60, 60), mode="bilinear", align_corners=False)
+        batch, _ = normalized_square([image], 100, MEAN, STD)
+        expected = F.interpolate(normal[None], (100, 100), mode="bilinear", align_corners=False)
         torch.testing.assert_close(batch, expected, rtol=0, atol=tolerance)
-        batch, placement = short_side([image, image[:, :1]], 50, 120, MEAN, STD)
+        batch, placement = short_side([image, image[:, :1]], 150, 300, MEAN, STD)
         height, width = placement.size[0].tolist()
         expected = F.interpolate(normal[None], (height, width), mode="bilinear", align_corners=False)
         torch.testing.assert_close(batch[:1, :, :height, :width], expected, rtol=0, atol=tolerance)
@@ -92,11 +92,11 @@ def test_is_torchs_interpolation_of_normalised_pictures(size: tuple[int, int]) -
         assert not batch[0, :, :, width:].any()
 
 
-def test_the_plain_code_of_torchs_order() -> None:
+def test_fused_is_the_reference_but_for_rounding() -> None:
     size, new_size = (37, 53), (40, 90)
     out = torch.empty(3, *new_size)
     torch.ops.pydet._resample(picture(size), *stacked(size, new_size), MEAN, STD, True, out)
-    expected = reference.resample(picture(size), *stacked(size, new_size), MEAN, STD, True)
+    expected = reference.resample(picture(size), *stacked(size, new_size), MEAN, STD)
     torch.testing.assert_close(out, expected, rtol=0, atol=2e-6)
 
 
