@@ -126,7 +126,7 @@ std::vector<T> along(const ResampleTarget& target, Value value) {
 
 template <typename In, typename T, typename Out>
 void resample_fill(const Tensor& image, const ResampleAxis& rows, const ResampleAxis& columns,
-                   const std::vector<double>& mean, const std::vector<double>& std, bool products, Tensor& out) {
+                   const std::vector<double>& mean, const std::vector<double>& std, bool fuse, Tensor& out) {
   const ResampleTarget target = target_of(out);
   const int64_t height = target.height, width = target.width, n = target.numbers();
   const Pixels<In, T> pixels(mean, std);
@@ -162,7 +162,7 @@ void resample_fill(const Tensor& image, const ResampleAxis& rows, const Resample
       look_at(above, 0);
       if (below != above) look_at(below, 1);
       const T* under = lines[below != above];
-      PYDET_CPU_CALL(resample_line<T>, products, ResampledLine<T>{lines[0], lines[0] + n},
+      PYDET_CPU_CALL(resample_line<T>, fuse, ResampledLine<T>{lines[0], lines[0] + n},
                      ResampledLine<T>{under, under + n}, static_cast<T>(rows.weights[y]),
                      static_cast<T>(rows.weights[height + y]), left.data(), right.data(), n, mixed);
       target.store(mixed, result + y * target.row_stride);
@@ -174,7 +174,7 @@ void resample_cpu(const Tensor& image,  // [C, H, W], any strides
                   const Tensor& rows,   // [2, height]
                   const Tensor& row_parts,
                   const Tensor& columns,  // [2, width]
-                  const Tensor& column_parts, std::vector<double> mean, std::vector<double> std, bool products,
+                  const Tensor& column_parts, std::vector<double> mean, std::vector<double> std, bool fuse,
                   Tensor out) {  // [C, height, width]
   check_resample(image, rows, row_parts, columns, column_parts, mean, std, out);
   if (out.numel() == 0) return;
@@ -182,11 +182,11 @@ void resample_cpu(const Tensor& image,  // [C, H, W], any strides
   const ResampleAxis across(columns, column_parts, "columns", image.size(2));
   PYDET_DISPATCH_FLOATING(out.scalar_type(), "_resample", [&] {
     if (image.scalar_type() == ScalarType::Byte) {
-      resample_fill<uint8_t, float, scalar_t>(image, down, across, mean, std, products, out);
+      resample_fill<uint8_t, float, scalar_t>(image, down, across, mean, std, fuse, out);
     } else if (image.scalar_type() == ScalarType::Float) {
-      resample_fill<float, float, scalar_t>(image, down, across, mean, std, products, out);
+      resample_fill<float, float, scalar_t>(image, down, across, mean, std, fuse, out);
     } else {
-      resample_fill<double, double, scalar_t>(image, down, across, mean, std, products, out);
+      resample_fill<double, double, scalar_t>(image, down, across, mean, std, fuse, out);
     }
   });
 }
@@ -196,7 +196,7 @@ void resample_cpu(const Tensor& image,  // [C, H, W], any strides
 STABLE_TORCH_LIBRARY_FRAGMENT(pydet, m) {
   m.def(
       "_resample(Tensor image, Tensor rows, Tensor row_parts, Tensor columns, Tensor column_parts, float[] mean, "
-      "float[] std, bool products, Tensor(a!) out) -> ()");
+      "float[] std, bool fuse, Tensor(a!) out) -> ()");
 }
 STABLE_TORCH_LIBRARY_IMPL(pydet, CPU, m) { m.impl("_resample", TORCH_BOX(&resample_cpu)); }
 

@@ -85,10 +85,13 @@ def _scaled_size(size: Sequence[int], shortest: int, longest: int) -> Size:
 
 
 def _resize(image: Tensor, out: Tensor, mean: Sequence[float], std: Sequence[float]) -> None:
-    """As `torch.nn.functional.interpolate` with mode "bilinear", to the last bit on a CPU with fused multiply-adds."""
+    """As `torch.nn.functional.interpolate` with mode "bilinear", to the last bit on a CPU with fused multiply-adds.
+
+    Not with one thread, or for at most 128 rows and columns together, where torch sums in another order.
+    """
     image = image.float() if image.dtype == torch.float64 else image
     rows, columns = (_neighbours(image.shape[d], out.shape[d], image.device) for d in (1, 2))
-    resample(image, rows, columns, out, mean, std, products=True)
+    resample(image, rows, columns, out, mean, std, fuse=True)
 
 
 def _neighbours(size: int, new_size: int, device: torch.device) -> Taps:

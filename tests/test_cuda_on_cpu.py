@@ -132,8 +132,8 @@ def resamples_on(cuda: CudaOnCpu, out_dtype: torch.dtype) -> None:
     taps = resize_taps((23, 31), (14, 40), pixels.device)
     stacked = [torch.stack(pair) for axis in taps for pair in (axis[:2], axis[2:])]
     for image in (pixels, (pixels / 255).permute(1, 2, 0).contiguous().permute(2, 0, 1), pixels.double() / 255):
-        for mean, std, products in (((), (), False), ((0.4, 0.5, 0.6), (0.1, 0.2, 0.3), True)):
-            options = mean, std, products
+        for mean, std, fuse in (((), (), False), ((0.4, 0.5, 0.6), (0.1, 0.2, 0.3), True)):
+            options = mean, std, fuse
             batches = torch.full((2, 2, 3, 20, 50), -7.0, dtype=out_dtype)
             for batch in batches.unbind():
                 place = batch.contiguous(memory_format=torch.channels_last)

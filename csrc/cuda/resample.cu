@@ -31,8 +31,8 @@ __device__ Out narrowed(T value) {
 template <typename In, typename T, typename Out>
 __global__ void __launch_bounds__(kResampleThreads)
     resample_kernel(const In* image, PictureStrides from, const int64_t* rows, const float* row_parts,
-                    const int64_t* columns, const float* column_parts, T mean, T std, bool products, int height,
-                    int width, Out* out, PictureStrides to) {
+                    const int64_t* columns, const float* column_parts, T mean, T std, bool fuse, int height, int width,
+                    Out* out, PictureStrides to) {
   const int64_t i = int64_t{blockIdx.x} * kResampleThreads + threadIdx.x;
   if (i >= int64_t{height} * width) return;
   const int y = static_cast<int>(i / width), x = static_cast<int>(i % width);
@@ -43,14 +43,14 @@ __global__ void __launch_bounds__(kResampleThreads)
   const T c = (in_unit(below[left]) - mean) / std, d = (in_unit(below[right]) - mean) / std;
   const T upper = row_parts[y], lower = row_parts[height + y];
   const T first = column_parts[x], second = column_parts[width + x];
-  const T mixed = products ? mixed_by_products<true>(a, b, c, d, upper, lower, first, second)
-                           : mixed_by_lines(a, b, c, d, upper, lower, first, second);
+  const T mixed = fuse ? mixed_and_fused<true>(a, b, c, d, upper, lower, first, second)
+                       : mixed_by_lines(a, b, c, d, upper, lower, first, second);
   out[y * to.row + x * to.column] = narrowed<Out>(mixed);
 }
 
 template <typename In, typename T, typename Out>
 void resample_colours(const Tensor& image, const std::array<Tensor, 4>& taps, const std::vector<double>& mean,
-                      const std::vector<double>& std, bool products, Tensor& out) {
+                      const std::vector<double>& std, bool fuse, Tensor& out) {
   const int64_t height = out.size(1), width = out.size(2);
   const dim3 blocks(static_cast<unsigned>((height * width - 1) / kResampleThreads + 1));
   const PictureStrides from = strides_of(image), to = strides_of(out);
@@ -60,8 +60,8 @@ void resample_colours(const Tensor& image, const std::array<Tensor, 4>& taps, co
     launch(resample_kernel<In, T, Out>, blocks, dim3(kResampleThreads), 0, current_stream(image),
            image.const_data_ptr<In>() + c * from.channel, from, taps[0].const_data_ptr<int64_t>(),
            taps[1].const_data_ptr<float>(), taps[2].const_data_ptr<int64_t>(), taps[3].const_data_ptr<float>(), less,
-           by, products, static_cast<int>(height), static_cast<int>(width),
-           out.mutable_data_ptr<Out>() + c * to.channel, to);
+           by, fuse, static_cast<int>(height), static_cast<int>(width), out.mutable_data_ptr<Out>() + c * to.channel,
+           to);
   }
 }
 
@@ -69,7 +69,7 @@ void resample_cuda(const Tensor& image,  // [C, H, W], any strides
                    const Tensor& rows,   // [2, height]
                    const Tensor& row_parts,
                    const Tensor& columns,  // [2, width]
-                   const Tensor& column_parts, std::vector<double> mean, std::vector<double> std, bool products,
+                   const Tensor& column_parts, std::vector<double> mean, std::vector<double> std, bool fuse,
                    Tensor out) {  // [C, height, width]
   check_resample(image, rows, row_parts, columns, column_parts, mean, std, out);
   PYDET_CHECK(out.size(1) <= INT32_MAX && out.size(2) <= INT32_MAX && out.size(1) * out.size(2) < int64_t{1} << 38,
@@ -81,11 +81,11 @@ void resample_cuda(const Tensor& image,  // [C, H, W], any strides
                                    as_contiguous(column_parts, ScalarType::Float)};
   PYDET_DISPATCH_FLOATING(out.scalar_type(), "_resample", [&] {
     if (image.scalar_type() == ScalarType::Byte) {
-      resample_colours<uint8_t, float, scalar_t>(image, taps, mean, std, products, out);
+      resample_colours<uint8_t, float, scalar_t>(image, taps, mean, std, fuse, out);
     } else if (image.scalar_type() == ScalarType::Float) {
-      resample_colours<float, float, scalar_t>(image, taps, mean, std, products, out);
+      resample_colours<float, float, scalar_t>(image, taps, mean, std, fuse, out);
     } else {
-      resample_colours<double, double, scalar_t>(image, taps, mean, std, products, out);
+      resample_colours<double, double, scalar_t>(image, taps, mean, std, fuse, out);
     }
   });
 }

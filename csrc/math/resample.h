@@ -11,12 +11,13 @@ PYDET_HD T mixed_by_lines(T upper_left, T upper_right, T lower_left, T lower_rig
   return (upper_left * left + upper_right * right) * upper + (lower_left * left + lower_right * right) * lower;
 }
 
-// torch's order: each pixel by the product of its parts, summed with fused multiply-adds where there are some.
+// torch's: the same with fused multiply-adds, where there are some.
 template <bool kFused, typename T>
-PYDET_HD T mixed_by_products(T upper_left, T upper_right, T lower_left, T lower_right, T upper, T lower, T left,
-                             T right) {
-  const T first = fused<kFused>(upper_left, upper * left, upper_right * (upper * right));
-  return fused<kFused>(lower_right, lower * right, fused<kFused>(lower_left, lower * left, first));
+PYDET_HD T mixed_and_fused(T upper_left, T upper_right, T lower_left, T lower_right, T upper, T lower, T left,
+                           T right) {
+  const T above = fused<kFused>(upper_left, left, upper_right * right);
+  const T below = fused<kFused>(lower_left, left, lower_right * right);
+  return fused<kFused>(above, upper, below * lower);
 }
 
 }  // namespace pydet

@@ -20,7 +20,7 @@ def resample(
     out: Tensor | None = None,
     mean: Sequence[float] = (),
     std: Sequence[float] = (),
-    products: bool = False,
+    fuse: bool = False,
 ) -> Tensor:
     """A picture looked at where the taps say; see `pydet.reference.resample`.
 
@@ -31,7 +31,7 @@ def resample(
         columns: The same of [width].
         out: Where the result is written, [C, height, width] of any floating type, such as a part of a batch.
         mean, std: Of each colour, or empty.
-        products: The order of the arithmetic.
+        fuse: Whether with fused multiply-adds.
 
     Returns:
         `out`, or a new tensor, float32 (float64 for float64).
@@ -41,12 +41,12 @@ def resample(
     down, across = ((torch.stack(axis[:2]), torch.stack(axis[2:])) for axis in (rows, columns))
     needs_gradient = image.requires_grad and torch.is_grad_enabled()
     if needs_gradient or torch.compiler.is_compiling() or not has_internal("_resample", image.device):
-        result = reference(image, *down, *across, mean=mean, std=std, products=products)
+        result = reference(image, *down, *across, mean=mean, std=std)
         return result if out is None else out.copy_(result)
     if out is None:
         dtype = torch.float64 if image.dtype == torch.float64 else torch.float32
         out = image.new_empty((image.shape[0], down[0].shape[1], across[0].shape[1]), dtype=dtype)
-    torch.ops.pydet._resample(image, *down, *across, list(mean), list(std), products, out)
+    torch.ops.pydet._resample(image, *down, *across, list(mean), list(std), fuse, out)
     return out
 
 
@@ -59,7 +59,7 @@ def _(
     column_parts: Tensor,
     mean: Sequence[float],
     std: Sequence[float],
-    products: bool,
+    fuse: bool,
     out: Tensor,
 ) -> None:
     return None

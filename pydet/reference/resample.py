@@ -16,7 +16,6 @@ def resample(
     column_parts: Tensor,
     mean: Sequence[float] = (),
     std: Sequence[float] = (),
-    products: bool = False,
 ) -> Tensor:
     """A picture [C, H, W] looked at where the taps say, each pixel mixed of four.
 
@@ -29,8 +28,6 @@ def resample(
         columns: int64 [2, width].
         column_parts: float32 [2, width].
         mean, std: of each colour, taken off and divided by; empty to leave the colours as they are.
-        products: whether each of the four pixels is multiplied by the product of its parts, as torch does it, instead
-            of mixing along the rows first, as Darknet does it. The difference is one of rounding.
 
     Returns:
         [C, height, width], float32, float64 for float64.
@@ -41,11 +38,6 @@ def resample(
     if len(mean):
         corners = (corners - corners.new_tensor(mean)[:, None, None]) / corners.new_tensor(std)[:, None, None]
     left, right = corners[..., :width], corners[..., width:]
-    if products:
-        upper, lower = (parts[:, None] for parts in row_parts)
-        first, second = column_parts
-        above = left[:, :height] * (upper * first) + right[:, :height] * (upper * second)
-        return above + left[:, height:] * (lower * first) + right[:, height:] * (lower * second)
     lines = left * column_parts[0] + right * column_parts[1]
     return lines[:, :height] * row_parts[0, :, None] + lines[:, height:] * row_parts[1, :, None]
 
