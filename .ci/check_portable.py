@@ -1,7 +1,7 @@
 """Compiles every csrc/*.cpp for processors other than this one, without code: is anything of x86 outside its guards?
 
-With g++ for 64-bit ARM (`apt-get install g++-aarch64-linux-gnu`), which is skipped where it is missing. Torch's headers are
-those of this Python's torch: what they need is the same on every processor.
+With g++ for 64-bit ARM (`apt-get install g++-aarch64-linux-gnu`), which is skipped where it is missing. The headers of
+torch are those of this Python's: what they need is the same on every processor.
 """
 
 from __future__ import annotations
