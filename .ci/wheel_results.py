@@ -2,8 +2,8 @@
 
     python .ci/wheel_results.py dist/pydet-0.1.0-py3-none-linux_x86_64.whl .venv/bin/python .venv-bench/bin/python
 
-Each environment has a torch, numpy, pytest and hypothesis. The wheel is unpacked beside it, not installed; test_ops.py runs
-on it. A row of the same Python and torch is replaced, others stay.
+Each environment has a torch, numpy, pytest and hypothesis. The wheel is unpacked beside it, not installed, and
+test_ops.py runs on it. A row of the same Python and torch is replaced, others stay.
 """
 
 from __future__ import annotations
