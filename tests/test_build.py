@@ -41,6 +41,14 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return next(path for path in folder.iterdir() if (path / "setup.py").exists())
 
 
+def test_source_archive_holds_what_is_tracked(source: Path) -> None:
+    """Whoever has only the archive can build, test, lint and document it."""
+    if not (ROOT / ".git").exists() or shutil.which("git") is None:
+        pytest.skip("needs a checkout of git")
+    tracked = set(succeed("git", "ls-files", cwd=ROOT).splitlines()) - {".gitattributes", ".gitignore"}
+    assert tracked - {str(path.relative_to(source)) for path in source.rglob("*")} == set()
+
+
 def build_wheel(source: Path, **variables: str) -> zipfile.ZipFile:
     """The wheel, unoptimised and for one architecture: its contents and its choices are what counts here."""
     shutil.rmtree(source / "dist", ignore_errors=True)

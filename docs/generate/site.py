@@ -92,7 +92,7 @@ def facts(names: list[str]) -> str:
         network, layers = at_published_size(definition)
         height, width = definition.image_size
         count, work = sum(p.numel() for p in network.parameters()), sum(row.flops for row in layers) / 1e9
-        weights = definition.weights or "nobody is known to publish any"
+        weights = f"[{w.file}]({w.page})" if (w := definition.weights) else "nobody is known to publish any"
         lines.append(
             f"| `{name}` | {height} × {width} | {len(network.class_names):,} | {count:,} | {work:,.2f} | {weights} |"
         )
