@@ -7,17 +7,21 @@ TORCH ?= torch==2.13.0
 PEERS ?= torch==2.14.1 torchvision==0.29.2 opencv-python-headless==4.14.0.94 powerboxes==0.3.1 lsnms==0.5.0 \
   onnxruntime==1.32.0 openvino==2026.4.1 onnx==1.23.2 onnxscript==0.7.2
 
+# Programs that others wrote, which `make programs` runs on pydet's operators beside torchvision.
+PROGRAMS ?= ultralytics==8.4.190 effdet==0.4.1 supervision==0.31.2
+
 BIN := .venv/bin
 RESULTS := benchmarks/results/cpu-$(shell uname -m).json
 SOURCES := setup.py pyproject.toml $(wildcard csrc csrc/* csrc/*/*)
 CXX_FILES = $(shell find csrc tests -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: help demo test oracle bench bench-short gpu lint format wheel clean
+.PHONY: help demo test oracle programs bench bench-short gpu lint format wheel clean
 
 help:
 	@echo "make demo    find the objects in pydet/assets/dog.jpg and draw them"
 	@echo "make test    run the tests"
 	@echo "make oracle  compare with torchvision on thousands of random inputs"
+	@echo "make programs       run Ultralytics, effdet, supervision and torchvision on pydet's operators, and time them"
 	@echo "make bench   race operators and detectors against other libraries, and write the README's table and plot"
 	@echo "make bench-short    has anything become slower than the committed results?"
 	@echo "make gpu     on a machine with a GPU: build for it with its own python3, test, race; needs no network"
@@ -34,6 +38,14 @@ test: .venv/test
 
 oracle: .venv-bench/ready
 	.venv-bench/bin/python -m pytest tests/test_torchvision.py tests/test_torchvision_patch.py
+
+# Ultralytics writes its settings into YOLO_CONFIG_DIR as soon as it is imported.
+programs: export YOLO_CONFIG_DIR = $(CURDIR)/build/ultralytics
+programs: .venv-programs/ready
+	@mkdir -p $(YOLO_CONFIG_DIR)
+	.venv-programs/bin/python -m pytest tests/test_torchvision_programs.py -q
+	.venv-programs/bin/python -m pytest benchmarks/test_dropin.py -q --benchmark-quiet --results build/programs.json
+	@PYTHONPATH=tests:$$PYTHONPATH .venv-programs/bin/python benchmarks/programs.py build/programs.json
 
 bench: .venv-bench/ready .venv/test
 	.venv-bench/bin/python -m pytest benchmarks -q --benchmark-quiet --results $(RESULTS)
@@ -64,7 +76,7 @@ wheel: .venv/pydet
 	$(BIN)/python setup.py --quiet sdist
 
 clean:
-	rm -rf .venv .venv-bench build dist detections *.egg-info pydet/*.so pydet/_build.txt .benchmarks .hypothesis
+	rm -rf .venv .venv-bench .venv-programs build dist detections *.egg-info pydet/*.so pydet/_build.txt .benchmarks .hypothesis
 	rm -rf .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
@@ -94,4 +106,10 @@ clean:
 	$(PYTHON) -m venv .venv-bench
 	.venv-bench/bin/python -m pip install --quiet $(PEERS) "setuptools>=77" ninja
 	.venv-bench/bin/python -m pip install --quiet --no-build-isolation --editable ".[bench]"
+	@touch $@
+
+.venv-programs/ready: pyproject.toml | .venv/pydet
+	$(PYTHON) -m venv .venv-programs
+	.venv-programs/bin/python -m pip install --quiet $(filter torch%,$(PEERS)) $(PROGRAMS) "setuptools>=77" ninja
+	.venv-programs/bin/python -m pip install --quiet --no-build-isolation --editable ".[bench]"
 	@touch $@
