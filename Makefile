@@ -9,12 +9,15 @@ PEERS ?= torch==2.14.1 torchvision==0.29.2 opencv-python-headless==4.14.0.94 pow
 
 SECONDS ?= 60
 
+# Programs that others wrote, which `make programs` runs on pydet's operators beside torchvision.
+PROGRAMS ?= ultralytics==8.4.190 effdet==0.4.1 supervision==0.31.2
+
 BIN := .venv/bin
 RESULTS := benchmarks/results/cpu-$(shell uname -m).json
 SOURCES := setup.py pyproject.toml $(wildcard csrc csrc/* csrc/*/*)
 CXX_FILES = $(shell find csrc tests -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: help demo test oracle fuzz leaks bench bench-short sanitize gpu lint format docs wheel clean
+.PHONY: help demo test oracle programs fuzz leaks bench bench-short sanitize gpu lint format docs wheel clean
 
 help:
 	@echo "make demo    find the objects in pydet/assets/dog.jpg and draw them"
@@ -22,6 +25,7 @@ help:
 	@echo "make oracle  compare with torchvision on thousands of random inputs"
 	@echo "make fuzz    read damaged files of every format, a minute each: make fuzz SECONDS=600 takes longer"
 	@echo "make leaks   call every operator 100,000 times: does it keep memory?"
+	@echo "make programs       run Ultralytics, effdet, supervision and torchvision on pydet's operators, and time them"
 	@echo "make bench   race operators and detectors against other libraries, and write the README's table and plot"
 	@echo "make bench-short    has anything become slower than the committed results?"
 	@echo "make sanitize    run the tests under AddressSanitizer, UBSan and ThreadSanitizer: half an hour"
@@ -46,6 +50,14 @@ fuzz: .venv/test
 
 leaks: .venv/test
 	PYTHONPATH=tests $(BIN)/python tests/leaks.py
+
+# Ultralytics writes its settings into YOLO_CONFIG_DIR as soon as it is imported.
+programs: export YOLO_CONFIG_DIR = $(CURDIR)/build/ultralytics
+programs: .venv-programs/ready
+	@mkdir -p $(YOLO_CONFIG_DIR)
+	.venv-programs/bin/python -m pytest tests/test_torchvision_programs.py -q
+	.venv-programs/bin/python -m pytest benchmarks/test_dropin.py -q --benchmark-quiet --results build/programs.json
+	@PYTHONPATH=tests:$$PYTHONPATH .venv-programs/bin/python benchmarks/programs.py build/programs.json
 
 bench: .venv-bench/ready .venv/test
 	.venv-bench/bin/python -m pytest benchmarks -q --benchmark-quiet --results $(RESULTS)
@@ -85,7 +97,7 @@ wheel: .venv/pydet
 	$(BIN)/python setup.py --quiet sdist
 
 clean:
-	rm -rf .venv .venv-bench build dist detections *.egg-info pydet/*.so pydet/_build.txt .benchmarks .hypothesis
+	rm -rf .venv .venv-bench .venv-programs build dist detections *.egg-info pydet/*.so pydet/_build.txt .benchmarks .hypothesis
 	rm -rf .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
@@ -115,4 +127,10 @@ clean:
 	$(PYTHON) -m venv .venv-bench
 	.venv-bench/bin/python -m pip install --quiet $(PEERS) "setuptools>=77" ninja
 	.venv-bench/bin/python -m pip install --quiet --no-build-isolation --editable ".[bench]"
+	@touch $@
+
+.venv-programs/ready: pyproject.toml | .venv/pydet
+	$(PYTHON) -m venv .venv-programs
+	.venv-programs/bin/python -m pip install --quiet $(filter torch%,$(PEERS)) $(PROGRAMS) "setuptools>=77" ninja
+	.venv-programs/bin/python -m pip install --quiet --no-build-isolation --editable ".[bench]"
 	@touch $@

@@ -1,6 +1,6 @@
 """Programs that others wrote on pydet's operators: Ultralytics, effdet, supervision; skipped where one is absent.
 
-pip install --no-deps ultralytics effdet supervision (and what they import) beside torchvision.
+`make programs` has them.
 """
 
 from __future__ import annotations
@@ -76,5 +76,7 @@ def test_supervision() -> None:
     mask = supervision.box_non_max_suppression(rows, iou_threshold=0.5)
     keep = ops.batched_nms(boxes, scores, classes, 0.5)
     assert np.array_equal(np.flatnonzero(mask), keep.sort().values.numpy())
+    found = supervision.Detections(boxes.numpy(), confidence=scores.numpy(), class_id=classes.numpy())
+    assert found.with_nms(0.5) == found[keep.sort().values.numpy()]
     theirs = supervision.box_iou_batch(boxes.numpy(), boxes[:50].numpy())
     np.testing.assert_allclose(ops.box_iou(boxes, boxes[:50]).numpy(), theirs, rtol=0, atol=1e-5)

@@ -24,7 +24,7 @@ from pydet.processes import started_by_torchrun
 
 _BATCHES = 4  # of a task: many enough to be worth sending, and few to do again
 _TRIES = 3  # beyond the first; then a picture that kills every worker ends the run, which else would never end
-_RESTARTS = 100  # of one worker; machines that come and go need many
+_RESTARTS = 20  # of one worker; those of a machine that is taken away are not counted
 
 
 @contextmanager
