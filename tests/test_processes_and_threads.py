@@ -25,7 +25,7 @@ from pydet.models.yolov2 import head
 from pydet.wordtree import WordTree
 
 THREADS = 16
-LOW = 0.01  # threshold: networks with random weights find something, RetinaNet with its prior of that too
+LOW = 0.005  # threshold: networks with random weights find something
 LONG = 120  # seconds, after which a child hangs
 
 
