@@ -42,8 +42,6 @@ def test_same_losses_of_pictures(name: str) -> None:
     """From pictures of different sizes to the gradients of all weights."""
     theirs = their_network(name)
     ours: Any = our_network(name, theirs).train().requires_grad_(True)
-    # The order of the sums in a convolution depends on the layout of the batch, and on rounding which ReLUs are open.
-    theirs.backbone.register_forward_pre_hook(lambda _, args: args[0].contiguous(memory_format=torch.channels_last))
     images = [image[:, ::2, ::2] / 255 for image in pictures(2)]  # a training step takes its time
     if name != "ssd300":
         theirs.transform.min_size, theirs.transform.max_size = (160,), 250
