@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from pydet import _library  # noqa: F401  (defines torch.ops.pydet)
+from pydet.ops._fakes import register_fake
 
 
 def anchor_kmeans(wh: Tensor, k: int, seed: int = 0, max_iterations: int = 300) -> Tuple[Tensor, Tensor]:  # noqa: UP006
@@ -58,7 +59,7 @@ def anchor_elbow(wh: Tensor, max_k: int, seed: int = 0, max_iterations: int = 30
     return torch.stack([anchor_kmeans(wh, k, seed, max_iterations)[1] for k in range(1, max_k + 1)])
 
 
-@torch.library.register_fake("pydet::anchor_kmeans")
+@register_fake("pydet::anchor_kmeans")
 def _anchor_kmeans_fake(wh: Tensor, k: int, seed: int = 0, max_iterations: int = 300) -> tuple[Tensor, Tensor]:
     torch._check(wh.dim() == 2, lambda: f"anchor_kmeans: wh must be [N, 2], got {wh.shape}")
     dtype = torch.float64 if wh.dtype == torch.float64 else torch.float32

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from pydet import _library  # noqa: F401  (defines torch.ops.pydet)
+from pydet.ops._fakes import register_fake
 
 
 def batched_nms(boxes: Tensor, scores: Tensor, idxs: Tensor, iou_threshold: float) -> Tensor:
@@ -29,7 +30,7 @@ def batched_nms(boxes: Tensor, scores: Tensor, idxs: Tensor, iou_threshold: floa
     return torch.ops.pydet.batched_nms(boxes, scores, idxs, iou_threshold)
 
 
-@torch.library.register_fake("pydet::batched_nms")
+@register_fake("pydet::batched_nms")
 def _batched_nms_fake(boxes: Tensor, scores: Tensor, idxs: Tensor, iou_threshold: float) -> Tensor:
     torch._check(boxes.dim() == 2, lambda: f"batched_nms: boxes must be [N, 4], got {list(boxes.shape)}")
     torch._check(boxes.size(1) == 4, lambda: f"batched_nms: boxes must be [N, 4], got {list(boxes.shape)}")

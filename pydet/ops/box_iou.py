@@ -8,6 +8,7 @@ from torch import Tensor
 
 from pydet import _library, reference  # noqa: F401  (_library defines torch.ops.pydet)
 from pydet.ops import _batching, _gradients
+from pydet.ops._fakes import register_fake
 
 
 def box_iou(boxes1: Tensor, boxes2: Tensor, fmt: str = "xyxy", aligned: bool = False) -> Tensor:
@@ -140,12 +141,12 @@ _FAKES: dict[str, Callable[..., Tensor]] = {
     "complete_box_iou": _fake_with_eps,
 }
 for _op, _function in _FAKES.items():
-    torch.library.register_fake(f"pydet::{_op}", functools.partial(_function, op=_op))
+    register_fake(f"pydet::{_op}")(functools.partial(_function, op=_op))
     _gradients.register(_op, "_box_iou_backward")
     _batching.register(_op)
 
 
-@torch.library.register_fake("pydet::_box_iou_backward")
+@register_fake("pydet::_box_iou_backward")
 def _backward_fake(
     gradient: Tensor, boxes1: Tensor, boxes2: Tensor, op: str, fmt: str, eps: float, aligned: bool
 ) -> tuple[Tensor, Tensor]:

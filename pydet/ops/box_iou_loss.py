@@ -7,6 +7,7 @@ from torch import Tensor
 
 from pydet import _library, reference  # noqa: F401  (_library defines torch.ops.pydet)
 from pydet.ops import _batching, _gradients
+from pydet.ops._fakes import register_fake
 
 
 def generalized_box_iou_loss(boxes1: Tensor, boxes2: Tensor, reduction: str = "none", eps: float = 1e-7) -> Tensor:
@@ -77,12 +78,12 @@ def _fake(boxes1: Tensor, boxes2: Tensor, reduction: str = "none", eps: float = 
 
 
 for _op in ("generalized_box_iou_loss", "distance_box_iou_loss", "complete_box_iou_loss"):
-    torch.library.register_fake(f"pydet::{_op}", functools.partial(_fake, op=_op))
+    register_fake(f"pydet::{_op}")(functools.partial(_fake, op=_op))
     _gradients.register(_op, "_box_iou_loss_backward")
     _batching.register_loss(_op)
 
 
-@torch.library.register_fake("pydet::_box_iou_loss_backward")
+@register_fake("pydet::_box_iou_loss_backward")
 def _backward_fake(
     gradient: Tensor, boxes1: Tensor, boxes2: Tensor, op: str, reduction: str, eps: float
 ) -> tuple[Tensor, Tensor]:

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from pydet import _library, reference  # noqa: F401  (_library defines torch.ops.pydet)
 from pydet.ops import _batching, _gradients
+from pydet.ops._fakes import register_fake
 
 
 def decode_boxes(
@@ -40,7 +41,7 @@ def decode_boxes(
     )
 
 
-@torch.library.register_fake("pydet::decode_boxes")
+@register_fake("pydet::decode_boxes")
 def _decode_boxes_fake(
     rel_codes: Tensor, boxes: Tensor, weights: Sequence[float] = (1.0,) * 4, bbox_xform_clip: float = 4.135166556742356
 ) -> Tensor:
@@ -49,7 +50,7 @@ def _decode_boxes_fake(
     return rel_codes.new_empty(rel_codes.shape, dtype=reference.compute_dtype(rel_codes, boxes))
 
 
-@torch.library.register_fake("pydet::_decode_boxes_backward")
+@register_fake("pydet::_decode_boxes_backward")
 def _decode_boxes_backward_fake(
     grad: Tensor, rel_codes: Tensor, boxes: Tensor, weights: list[float], bbox_xform_clip: float
 ) -> tuple[Tensor, Tensor]:

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from pydet import _library, reference  # noqa: F401  (_library defines torch.ops.pydet)
 from pydet.ops import _batching, _gradients
+from pydet.ops._fakes import register_fake
 
 
 def encode_boxes(reference_boxes: Tensor, proposals: Tensor, weights: Optional[List[float]] = None) -> Tensor:  # noqa: UP006, UP045
@@ -34,7 +35,7 @@ def encode_boxes(reference_boxes: Tensor, proposals: Tensor, weights: Optional[L
     return torch.ops.pydet.encode_boxes(reference_boxes, proposals, weights)
 
 
-@torch.library.register_fake("pydet::encode_boxes")
+@register_fake("pydet::encode_boxes")
 def _encode_boxes_fake(reference_boxes: Tensor, proposals: Tensor, weights: Sequence[float] = (1.0,) * 4) -> Tensor:
     torch._check(reference_boxes.size(-1) == 4, lambda: "encode_boxes: reference_boxes must be [..., N, 4]")
     torch._check(proposals.size(-1) == 4, lambda: "encode_boxes: proposals must be [..., N, 4]")
@@ -42,7 +43,7 @@ def _encode_boxes_fake(reference_boxes: Tensor, proposals: Tensor, weights: Sequ
     return reference_boxes.new_empty(reference_boxes.shape, dtype=dtype)
 
 
-@torch.library.register_fake("pydet::_encode_boxes_backward")
+@register_fake("pydet::_encode_boxes_backward")
 def _encode_boxes_backward_fake(
     grad: Tensor, reference_boxes: Tensor, proposals: Tensor, weights: list[float]
 ) -> tuple[Tensor, Tensor]:

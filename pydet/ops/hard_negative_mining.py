@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from pydet import _library  # noqa: F401  (defines torch.ops.pydet)
+from pydet.ops._fakes import register_fake
 
 
 def hard_negative_mining(loss: Tensor, positive: Tensor, ratio: float = 3.0) -> Tensor:
@@ -31,7 +32,7 @@ def hard_negative_mining(loss: Tensor, positive: Tensor, ratio: float = 3.0) -> 
     return torch.ops.pydet.hard_negative_mining(loss.detach(), positive, ratio)
 
 
-@torch.library.register_fake("pydet::hard_negative_mining")
+@register_fake("pydet::hard_negative_mining")
 def _hard_negative_mining_fake(loss: Tensor, positive: Tensor, ratio: float = 3.0) -> Tensor:
     torch._check(
         loss.shape == positive.shape,

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from pydet import _library  # noqa: F401  (defines torch.ops.pydet)
+from pydet.ops._fakes import register_fake
 
 
 def match_anchors(
@@ -52,7 +53,7 @@ def match_anchors(
     return torch.ops.pydet.match_anchors(anchors, gt_boxes, counts, high_threshold, low_threshold, mode)
 
 
-@torch.library.register_fake("pydet::match_anchors")
+@register_fake("pydet::match_anchors")
 def _match_anchors_fake(
     anchors: Tensor,
     gt_boxes: Tensor,

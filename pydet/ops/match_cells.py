@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from pydet import _library  # noqa: F401  (defines torch.ops.pydet)
+from pydet.ops._fakes import register_fake
 
 
 def match_cells(
@@ -64,7 +65,7 @@ def match_cells(
     )
 
 
-@torch.library.register_fake("pydet::match_cells")
+@register_fake("pydet::match_cells")
 def _match_cells_fake(
     predictions: Tensor,
     gt_boxes: Tensor,

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from pydet.ops._backend import has_internal
+from pydet.ops._fakes import register_fake
 from pydet.reference.max_pool_2x2 import max_pool_2x2 as reference
 
 
@@ -35,7 +36,7 @@ def max_pool_2x2(x: Tensor, step: int, size: tuple[int, int]) -> Tensor:
     return torch.ops.pydet._max_pool_2x2(x, step, size) if served else reference(x, step, size)
 
 
-@torch.library.register_fake("pydet::_max_pool_2x2")
+@register_fake("pydet::_max_pool_2x2")
 def _(x: Tensor, step: int, size: Sequence[int]) -> Tensor:
     shape = (x.shape[0], x.shape[1], *size)
     return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)

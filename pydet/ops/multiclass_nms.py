@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from pydet import _library  # noqa: F401  (defines torch.ops.pydet)
+from pydet.ops._fakes import register_fake
 
 
 def multiclass_nms(
@@ -54,7 +55,7 @@ def multiclass_nms(
     )
 
 
-@torch.library.register_fake("pydet::multiclass_nms")
+@register_fake("pydet::multiclass_nms")
 def _multiclass_nms_fake(
     boxes: Tensor,
     scores: Tensor,

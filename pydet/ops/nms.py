@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from pydet import _library  # noqa: F401  (defines torch.ops.pydet)
+from pydet.ops._fakes import register_fake
 
 
 def nms(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
@@ -30,7 +31,7 @@ def nms(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
     return torch.ops.pydet.nms(boxes, scores, iou_threshold)
 
 
-@torch.library.register_fake("pydet::nms")
+@register_fake("pydet::nms")
 def _nms_fake(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
     torch._check(boxes.dim() == 2, lambda: f"nms: boxes must be [N, 4], got {list(boxes.shape)}")
     torch._check(boxes.size(1) == 4, lambda: f"nms: boxes must be [N, 4], got {list(boxes.shape)}")

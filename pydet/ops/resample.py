@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from pydet.ops._backend import has_internal
+from pydet.ops._fakes import register_fake
 from pydet.reference.resample import resample as reference
 
 Taps = tuple[Tensor, Tensor, Tensor, Tensor]
@@ -50,7 +51,7 @@ def resample(
     return out
 
 
-@torch.library.register_fake("pydet::_resample")
+@register_fake("pydet::_resample")
 def _(
     image: Tensor,
     rows: Tensor,

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from pydet import _library  # noqa: F401  (defines torch.ops.pydet)
+from pydet.ops._fakes import register_fake
 from pydet.ops._gradient_in_forward import register
 
 
@@ -36,7 +37,7 @@ def sigmoid_focal_loss(
     return torch.ops.pydet.sigmoid_focal_loss(inputs, targets, alpha, gamma, reduction)
 
 
-@torch.library.register_fake("pydet::sigmoid_focal_loss")
+@register_fake("pydet::sigmoid_focal_loss")
 def _sigmoid_focal_loss_fake(
     inputs: Tensor, targets: Tensor, alpha: float = 0.25, gamma: float = 2.0, reduction: str = "none"
 ) -> Tensor:
@@ -49,14 +50,14 @@ def _sigmoid_focal_loss_fake(
     return inputs.new_empty(inputs.shape if reduction == "none" else (), dtype=dtype)
 
 
-@torch.library.register_fake("pydet::_sigmoid_focal_loss_with_gradient")
+@register_fake("pydet::_sigmoid_focal_loss_with_gradient")
 def _with_gradient_fake(
     inputs: Tensor, targets: Tensor, alpha: float, gamma: float, reduction: str
 ) -> tuple[Tensor, Tensor]:
     return _sigmoid_focal_loss_fake(inputs, targets, alpha, gamma, reduction), inputs.new_empty(inputs.shape)
 
 
-@torch.library.register_fake("pydet::_sigmoid_focal_loss_backward")
+@register_fake("pydet::_sigmoid_focal_loss_backward")
 def _backward_fake(grad: Tensor, inputs: Tensor, targets: Tensor, alpha: float, gamma: float, reduction: str) -> Tensor:
     return inputs.new_empty(inputs.shape)
 

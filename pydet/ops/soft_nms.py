@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from pydet import _library  # noqa: F401  (defines torch.ops.pydet)
+from pydet.ops._fakes import register_fake
 
 
 def soft_nms(
@@ -42,7 +43,7 @@ def soft_nms(
     return torch.ops.pydet.soft_nms(boxes, scores, iou_threshold, sigma, min_score, method, offset)
 
 
-@torch.library.register_fake("pydet::soft_nms")
+@register_fake("pydet::soft_nms")
 def _soft_nms_fake(
     boxes: Tensor,
     scores: Tensor,

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from pydet import _library  # noqa: F401  (defines torch.ops.pydet)
+from pydet.ops._fakes import register_fake
 from pydet.ops._gradient_in_forward import register
 
 
@@ -39,7 +40,7 @@ def softmax_focal_loss(
     return torch.ops.pydet.softmax_focal_loss(inputs, targets, gamma, alpha, weight, reduction)
 
 
-@torch.library.register_fake("pydet::softmax_focal_loss")
+@register_fake("pydet::softmax_focal_loss")
 def _softmax_focal_loss_fake(
     inputs: Tensor,
     targets: Tensor,
@@ -55,14 +56,14 @@ def _softmax_focal_loss_fake(
     return inputs.new_empty(inputs.shape[:1] if reduction == "none" else (), dtype=dtype)
 
 
-@torch.library.register_fake("pydet::_softmax_focal_loss_with_gradient")
+@register_fake("pydet::_softmax_focal_loss_with_gradient")
 def _with_gradient_fake(
     inputs: Tensor, targets: Tensor, gamma: float, alpha: float, weight: Tensor | None, reduction: str
 ) -> tuple[Tensor, Tensor]:
     return _softmax_focal_loss_fake(inputs, targets, gamma, alpha, weight, reduction), inputs.new_empty(inputs.shape)
 
 
-@torch.library.register_fake("pydet::_softmax_focal_loss_backward")
+@register_fake("pydet::_softmax_focal_loss_backward")
 def _backward_fake(
     grad: Tensor, inputs: Tensor, targets: Tensor, gamma: float, alpha: float, weight: Tensor | None, reduction: str
 ) -> Tensor:

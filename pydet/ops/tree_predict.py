@@ -5,6 +5,7 @@ from torch import Tensor
 
 from pydet import _library, reference  # noqa: F401  (_library defines torch.ops.pydet)
 from pydet.ops import _gradients
+from pydet.ops._fakes import register_fake
 
 
 def tree_probabilities(conditional: Tensor, parents: Tensor) -> Tensor:
@@ -67,18 +68,18 @@ def _check_nodes(op: str, conditional: Tensor, parents: Tensor) -> None:
     )
 
 
-@torch.library.register_fake("pydet::tree_probabilities")
+@register_fake("pydet::tree_probabilities")
 def _tree_probabilities_fake(conditional: Tensor, parents: Tensor) -> Tensor:
     _check_nodes("tree_probabilities", conditional, parents)
     return torch.empty_like(conditional, dtype=reference.result_dtype(conditional))
 
 
-@torch.library.register_fake("pydet::_tree_probabilities_backward")
+@register_fake("pydet::_tree_probabilities_backward")
 def _tree_probabilities_backward_fake(grad: Tensor, conditional: Tensor, absolute: Tensor, parents: Tensor) -> Tensor:
     return torch.empty_like(absolute)
 
 
-@torch.library.register_fake("pydet::tree_predict")
+@register_fake("pydet::tree_predict")
 def _tree_predict_fake(
     conditional: Tensor, parents: Tensor, threshold: float = 0.5, rule: str = "absolute"
 ) -> tuple[Tensor, Tensor]:

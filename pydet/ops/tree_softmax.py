@@ -5,6 +5,7 @@ from torch import Tensor
 
 from pydet import _library  # noqa: F401  (defines torch.ops.pydet)
 from pydet.ops import _gradients
+from pydet.ops._fakes import register_fake
 
 
 def tree_softmax(logits: Tensor, parents: Tensor) -> Tensor:
@@ -31,7 +32,7 @@ def tree_softmax(logits: Tensor, parents: Tensor) -> Tensor:
     return torch.ops.pydet.tree_softmax(logits, parents)
 
 
-@torch.library.register_fake("pydet::tree_softmax")
+@register_fake("pydet::tree_softmax")
 def _tree_softmax_fake(logits: Tensor, parents: Tensor) -> Tensor:
     torch._check(
         logits.size(-1) == parents.size(0),
@@ -40,7 +41,7 @@ def _tree_softmax_fake(logits: Tensor, parents: Tensor) -> Tensor:
     return torch.empty_like(logits)
 
 
-@torch.library.register_fake("pydet::_tree_softmax_backward")
+@register_fake("pydet::_tree_softmax_backward")
 def _tree_softmax_backward_fake(grad: Tensor, probabilities: Tensor, parents: Tensor) -> Tensor:
     return torch.empty_like(probabilities)
 

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from pydet import _library, reference  # noqa: F401  (_library defines torch.ops.pydet)
+from pydet.ops._fakes import register_fake
 
 
 def yolo_decode(
@@ -90,7 +91,7 @@ def _new_outputs(inputs: Tensor, rows: int, num_classes: int) -> tuple[Tensor, T
     return boxes, objectness, scores
 
 
-@torch.library.register_fake("pydet::yolo_decode")
+@register_fake("pydet::yolo_decode")
 def _yolo_decode_fake(
     inputs: Tensor, anchors: Tensor, image_size: list[int], classes: str = "sigmoid", anchors_in_cells: bool = False
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -100,7 +101,7 @@ def _yolo_decode_fake(
     return _new_outputs(inputs, height * width * num_anchors, channels // num_anchors - 5)
 
 
-@torch.library.register_fake("pydet::yolo_grid_decode")
+@register_fake("pydet::yolo_grid_decode")
 def _yolo_grid_decode_fake(
     inputs: Tensor, side: int, num_boxes: int, image_size: list[int], roots: bool = True, classes: str = "linear"
 ) -> tuple[Tensor, Tensor, Tensor]:
