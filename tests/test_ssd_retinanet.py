@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from pydet import models
+from pydet import models, ops
 from pydet.models import SSD, RetinaNet, WeightsError
 from pydet.models.backbones.resnet import FrozenBatchNorm2d, ResNet
 from pydet.models.detection import DetectionModel
@@ -54,6 +54,31 @@ def test_ssd512_levels() -> None:
     with torch.device("meta"):
         levels = SSD(NAMES, 512).backbone(torch.rand(1, 3, 512, 512))
     assert [level.shape[-1] for level in levels] == [64, 32, 16, 8, 4, 2, 1]
+
+
+@pytest.mark.parametrize("most", [1, 5, 40, 41, 400])
+def test_ssd_takes_the_best_of_each_class(most: int) -> None:
+    """Forty boxes of each class are above the threshold: fewer, as many, and more than go on."""
+    network = SSD(NAMES, width=4)
+    network.class_top_k = most
+    low, high = 0.4 * torch.rand(2, 60, 2), 0.6 + 0.4 * torch.rand(2, 40, 2)
+    scores = torch.cat([low, high], dim=1)[:, torch.randperm(100)]
+    corners = 250 * torch.rand(2, 100, 2)
+    boxes = torch.cat([corners, corners + 50 * torch.rand(2, 100, 2)], dim=2)
+    found = network.select(boxes, scores, 0.5, 0.45)
+    for image in range(2):
+        expected = []
+        for label in range(2):
+            best = scores[image, :, label].argsort(descending=True)[:most]
+            best = best[scores[image, best, label] > 0.5]
+            kept = best[ops.nms(boxes[image, best], scores[image, best, label], 0.45)]
+            expected += [(scores[image, row, label], label + 1, boxes[image, row]) for row in kept]
+        expected.sort(key=lambda one: -one[0])
+        count = int(found[3][image])
+        assert count == len(expected)
+        assert torch.equal(found[1][image, :count], torch.stack([one[0] for one in expected]))
+        assert found[2][image, :count].tolist() == [one[1] for one in expected]
+        assert torch.equal(found[0][image, :count], torch.stack([one[2] for one in expected]))
 
 
 def small_retinanet(version: int = 1, **options: Any) -> RetinaNet:
