@@ -56,7 +56,7 @@ def test_ssd512_levels() -> None:
     assert [level.shape[-1] for level in levels] == [64, 32, 16, 8, 4, 2, 1]
 
 
-@pytest.mark.parametrize("most", [1, 5, 40, 41, 400])
+@pytest.mark.parametrize("most", [1, 30, 39, 40, 400])
 def test_ssd_takes_the_best_of_each_class(most: int) -> None:
     """Forty boxes of each class are above the threshold: fewer, as many, and more than go on."""
     network = SSD(NAMES, width=4)
