@@ -13,6 +13,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -40,7 +41,7 @@ def stable_functions(cuda: bool) -> set[str]:
     if cuda:
         defines.append("-DUSE_CUDA")
     includes = "".join(f"#include <torch/csrc/stable/{name}.h>\n" for name in STABLE_HEADERS)
-    command = [os.environ.get("CXX", "c++"), "-std=c++17", "-E", "-P", "-x", "c++", "-"]
+    command = [*shlex.split(os.environ.get("CXX", "c++")), "-std=c++17", "-E", "-P", "-x", "c++", "-"]
     text = run(*command, *defines, "-isystem", str(Path(spec.origin).parent / "include"), text=includes)
     # What AOTI_TORCH_EXPORT becomes, a type, the name.
     return set(re.findall(r'__attribute__\(\(__visibility__\("default"\)\)\)\s+[\w\s*]+?(\w+)\(', text))

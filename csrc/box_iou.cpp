@@ -75,7 +75,7 @@ Tensor box_iou_of(const char* op, IouKind kind,
   return out;
 }
 
-Tensor box_iou_cpu(const Tensor& boxes1, const Tensor& boxes2, std::string fmt, bool aligned) {
+Tensor box_iou_cpu(const Tensor& boxes1, const Tensor& boxes2, Text fmt, bool aligned) {
   return box_iou_of("box_iou", IouKind::iou, boxes1, boxes2, fmt, 0, aligned);
 }
 
@@ -91,7 +91,7 @@ Tensor complete_box_iou_cpu(const Tensor& boxes1, const Tensor& boxes2, double e
   return box_iou_of("complete_box_iou", IouKind::complete, boxes1, boxes2, "xyxy", eps, aligned);
 }
 
-Tensor box_iof_cpu(const Tensor& boxes1, const Tensor& boxes2, std::string fmt, bool aligned) {
+Tensor box_iof_cpu(const Tensor& boxes1, const Tensor& boxes2, Text fmt, bool aligned) {
   return box_iou_of("box_iof", IouKind::foreground, boxes1, boxes2, fmt, 0, aligned);
 }
 

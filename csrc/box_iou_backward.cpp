@@ -76,7 +76,7 @@ void fill_aligned_gradients(IouKind kind, const Tensor& gradient, const Tensor& 
 std::tuple<Tensor, Tensor> box_iou_backward_cpu(const Tensor& gradient,  // [..., N, M], or [..., N] where aligned
                                                 const Tensor& boxes1,    // [..., N, 4]
                                                 const Tensor& boxes2,    // [..., M, 4]
-                                                std::string op, std::string fmt, double eps, bool aligned) {
+                                                Text op, Text fmt, double eps, bool aligned) {
   const IouKind kind = kind_of(kIouOperators, op, "_box_iou_backward");
   const BoxFormat format = check_box_iou_backward(op.c_str(), gradient, boxes1, boxes2, fmt, aligned);
   const bool in_double = computes_in_double(boxes1) || computes_in_double(boxes2);

@@ -78,19 +78,19 @@ Tensor box_iou_loss_of(const char* op, IouKind kind, const Tensor& boxes1, const
 
 Tensor generalized_box_iou_loss_cpu(const Tensor& boxes1,  // [..., 4]
                                     const Tensor& boxes2,  // [..., 4]
-                                    std::string reduction, double eps) {
+                                    Text reduction, double eps) {
   return box_iou_loss_of("generalized_box_iou_loss", IouKind::generalized, boxes1, boxes2, reduction, eps);
 }
 
 Tensor distance_box_iou_loss_cpu(const Tensor& boxes1,  // [..., 4]
                                  const Tensor& boxes2,  // [..., 4]
-                                 std::string reduction, double eps) {
+                                 Text reduction, double eps) {
   return box_iou_loss_of("distance_box_iou_loss", IouKind::distance, boxes1, boxes2, reduction, eps);
 }
 
 Tensor complete_box_iou_loss_cpu(const Tensor& boxes1,  // [..., 4]
                                  const Tensor& boxes2,  // [..., 4]
-                                 std::string reduction, double eps) {
+                                 Text reduction, double eps) {
   return box_iou_loss_of("complete_box_iou_loss", IouKind::complete, boxes1, boxes2, reduction, eps);
 }
 
@@ -98,7 +98,7 @@ Tensor complete_box_iou_loss_cpu(const Tensor& boxes1,  // [..., 4]
 std::tuple<Tensor, Tensor> box_iou_loss_backward_cpu(const Tensor& gradient,  // [...], or [] where it is reduced
                                                      const Tensor& boxes1,    // [..., 4]
                                                      const Tensor& boxes2,    // [..., 4]
-                                                     std::string op, std::string reduction, double eps) {
+                                                     Text op, Text reduction, double eps) {
   const IouKind kind = kind_of(kIouLosses, op, "_box_iou_loss_backward");
   const Reduction how = check_box_iou_loss_backward(op.c_str(), gradient, boxes1, boxes2, reduction);
   const std::vector<int64_t> shape(boxes1.sizes().begin(), boxes1.sizes().end());

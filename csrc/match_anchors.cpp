@@ -183,7 +183,7 @@ void match_anchors_as(const Tensor& anchors, const Tensor& gt_boxes, const std::
 Tensor match_anchors_cpu(const Tensor& anchors,         // [A, 4] or [B, A, 4] xyxy
                          const Tensor& gt_boxes,        // [G, 4] xyxy
                          std::optional<Tensor> counts,  // [B]
-                         double high_threshold, std::optional<double> low_threshold, std::string mode_name) {
+                         double high_threshold, std::optional<double> low_threshold, Text mode_name) {
   const MatchMode mode = check_match_anchors(anchors, gt_boxes, counts, high_threshold, low_threshold, mode_name);
   const double low = low_threshold_of(mode, high_threshold, low_threshold);
   const std::vector<int64_t> per_image = load_counts("match_anchors", counts, gt_boxes.size(0));

@@ -129,8 +129,8 @@ void match_cells_as(CellMatching<T>& m, const Tensor& predictions, const Tensor&
 std::tuple<Tensor, Tensor> match_cells_cpu(const Tensor& predictions,  // [B, H * W * N, 4] xyxy
                                            const Tensor& gt_boxes,  // [G, 4] xyxy
                                            const Tensor& counts,  // [B]
-                                           std::vector<int64_t> grid, std::vector<int64_t> image_size,
-                                           std::string mode_name, std::optional<Tensor> priors,  // [K, 2]
+                                           std::vector<int64_t> grid, std::vector<int64_t> image_size, Text mode_name,
+                                           std::optional<Tensor> priors,  // [K, 2]
                                            std::optional<std::vector<int64_t>> mask,
                                            std::optional<double> ignore_threshold) {
   const CellMode mode =

@@ -123,19 +123,18 @@ FocalOutputs sigmoid_focal(const Tensor& inputs, const Tensor& targets, double a
   return outputs;
 }
 
-Tensor sigmoid_focal_loss_cpu(const Tensor& inputs, const Tensor& targets, double alpha, double gamma,
-                              std::string reduction) {
+Tensor sigmoid_focal_loss_cpu(const Tensor& inputs, const Tensor& targets, double alpha, double gamma, Text reduction) {
   return sigmoid_focal(inputs, targets, alpha, gamma, reduction, FocalWanted::loss).loss;
 }
 
 std::tuple<Tensor, Tensor> with_gradient_cpu(const Tensor& inputs, const Tensor& targets, double alpha, double gamma,
-                                             std::string reduction) {
+                                             Text reduction) {
   const FocalOutputs outputs = sigmoid_focal(inputs, targets, alpha, gamma, reduction, FocalWanted::loss_and_gradient);
   return {outputs.loss, outputs.gradient};
 }
 
 Tensor backward_cpu(const Tensor& grad, const Tensor& inputs, const Tensor& targets, double alpha, double gamma,
-                    std::string reduction) {
+                    Text reduction) {
   return sigmoid_focal(inputs, targets, alpha, gamma, reduction, FocalWanted::gradient, &grad).gradient;
 }
 

@@ -94,7 +94,7 @@ std::tuple<Tensor, Tensor> soft_nms_as(const Tensor& boxes, const Tensor& scores
 
 std::tuple<Tensor, Tensor> soft_nms_cpu(const Tensor& boxes,   // [N, 4] xyxy
                                         const Tensor& scores,  // [N]
-                                        double iou_threshold, double sigma, double min_score, std::string method,
+                                        double iou_threshold, double sigma, double min_score, Text method,
                                         int64_t offset) {
   const SoftNmsMethod kind = check_soft_nms(boxes, scores, iou_threshold, sigma, min_score, method, offset);
   if (boxes.scalar_type() == ScalarType::Double || scores.scalar_type() == ScalarType::Double) {

@@ -23,6 +23,12 @@ namespace pydet {
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
+// A string argument of an operator. torch's own conversion to std::string forgets one of its two copies in the headers
+// of some versions (2.13 among them), which is 48 bytes a call.
+struct Text : std::string {
+  using std::string::string;
+};
+
 // "[7, 5]"
 template <typename Values>
 std::string list_of(const Values& values) {
@@ -112,3 +118,17 @@ inline bool is_integral(ScalarType t) {
                       THO_DISPATCH_CASE(ScalarType::Long, __VA_ARGS__))
 
 }  // namespace pydet
+
+template <>
+struct torch::stable::detail::ToImpl<pydet::Text> {
+  static pydet::Text call(StableIValue value, uint64_t, bool) {
+    const auto handle = torch::stable::detail::to<StringHandle>(value);
+    size_t length = 0;
+    const char* data = nullptr;
+    STABLE_TORCH_ERROR_CODE_CHECK(torch_string_length(handle, &length));
+    STABLE_TORCH_ERROR_CODE_CHECK(torch_string_c_str(handle, &data));
+    pydet::Text text(data, length);
+    STABLE_TORCH_ERROR_CODE_CHECK(torch_delete_string(handle));
+    return text;
+  }
+};

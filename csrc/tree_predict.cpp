@@ -96,7 +96,7 @@ TreeWalk<T> walk_of(const Tree& tree, const PositionValues<const In>& conditiona
 
 std::tuple<Tensor, Tensor> tree_predict_cpu(const Tensor& conditional,  // [..., N]
                                             const Tensor& parents,  // [N]
-                                            double threshold, std::string rule_name) {
+                                            double threshold, Text rule_name) {
   const TreeRule rule = check_tree_predict(conditional, parents, threshold, rule_name);
   const Tree tree = load_tree("tree_predict", parents);
   const std::vector<int64_t> shape(conditional.sizes().begin(), conditional.sizes().end() - 1);

@@ -132,7 +132,7 @@ void yolo_decode_fill(const Tensor& inputs, const YoloHead<T>& head, YoloOutputs
 
 std::tuple<Tensor, Tensor, Tensor> yolo_decode_cpu(const Tensor& inputs,  // [B, A * (5 + C), H, W]
                                                    const Tensor& anchors,  // [A, 2]
-                                                   std::vector<int64_t> image_size, std::string classes,
+                                                   std::vector<int64_t> image_size, Text classes,
                                                    bool anchors_in_cells) {
   const YoloClasses kind = check_yolo_decode(inputs, anchors, image_size, classes);
   const Tensor maps = readable(inputs);
@@ -171,8 +171,7 @@ void yolo_grid_fill(const Tensor& inputs, const YoloGrid<T>& grid, YoloOutputs<T
 
 std::tuple<Tensor, Tensor, Tensor> yolo_grid_decode_cpu(const Tensor& inputs,  // [B, S * S * (C + 5 * N)]
                                                         int64_t side, int64_t num_boxes,
-                                                        std::vector<int64_t> image_size, bool roots,
-                                                        std::string classes) {
+                                                        std::vector<int64_t> image_size, bool roots, Text classes) {
   const YoloClasses kind = check_yolo_grid_decode(inputs, side, num_boxes, image_size, classes);
   const Tensor dense = torch::stable::contiguous(inputs);
   const int64_t batch = inputs.size(0), cells = side * side, rows = cells * num_boxes;

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
 import sys
-from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,19 +16,33 @@ from op_cases import OP_CASES, OpCase
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+@pytest.fixture(scope="module")
+def grown() -> dict[str, float]:
+    """Bytes a call, in a new process: the memory of this one, which many tests have used, moves by itself."""
+    paths = os.pathsep.join([str(Path(__file__).parent), *filter(None, sys.path)])
+    done = subprocess.run(
+        [sys.executable, __file__], env={**os.environ, "PYTHONPATH": paths}, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
 
 
 @pytest.mark.parametrize("case", OP_CASES, ids=[case.name for case in OP_CASES])
-def test_operators_keep_no_memory(case: OpCase) -> None:
-    assert growth(called(case), 6000) < LEAK
+def test_operators_keep_no_memory(case: OpCase, grown: dict[str, float]) -> None:
+    assert grown[case.name] < LEAK
 
 
 def test_a_leak_is_found() -> None:
     kept: list[torch.Tensor] = []
     assert growth(lambda: kept.append(torch.empty(20)), 2000) > 80 + LEAK
+
+
+def least_growth(case: OpCase) -> float:
+    """Of three measurements, unless the first is good: a leak is in all of them, what else moves memory is not."""
+    first = growth(called(case), 6000)
+    return first if first < LEAK else min(growth(called(case), 6000) for _ in range(2))
+
+
+if __name__ == "__main__":  # in the process that `grown` starts
+    torch.set_num_threads(1)
+    print(json.dumps({case.name: least_growth(case) for case in OP_CASES}))

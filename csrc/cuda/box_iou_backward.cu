@@ -124,7 +124,7 @@ void launch_sums(const Tensor& own_boxes, const Tensor& other_boxes, const Tenso
 std::tuple<Tensor, Tensor> box_iou_backward_cuda(const Tensor& gradient,  // [..., N, M], or [..., N] where aligned
                                                  const Tensor& boxes1,  // [..., N, 4]
                                                  const Tensor& boxes2,  // [..., M, 4]
-                                                 std::string op, std::string fmt, double eps, bool aligned) {
+                                                 Text op, Text fmt, double eps, bool aligned) {
   const IouKind kind = kind_of(kIouOperators, op, "_box_iou_backward");
   const BoxFormat format = check_box_iou_backward(op.c_str(), gradient, boxes1, boxes2, fmt, aligned);
   const DeviceGuard guard(boxes1.get_device_index());

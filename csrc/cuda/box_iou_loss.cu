@@ -75,15 +75,15 @@ Tensor box_iou_loss_of(const char* op, IouKind kind,
   return out;
 }
 
-Tensor generalized_box_iou_loss_cuda(const Tensor& boxes1, const Tensor& boxes2, std::string reduction, double eps) {
+Tensor generalized_box_iou_loss_cuda(const Tensor& boxes1, const Tensor& boxes2, Text reduction, double eps) {
   return box_iou_loss_of("generalized_box_iou_loss", IouKind::generalized, boxes1, boxes2, reduction, eps);
 }
 
-Tensor distance_box_iou_loss_cuda(const Tensor& boxes1, const Tensor& boxes2, std::string reduction, double eps) {
+Tensor distance_box_iou_loss_cuda(const Tensor& boxes1, const Tensor& boxes2, Text reduction, double eps) {
   return box_iou_loss_of("distance_box_iou_loss", IouKind::distance, boxes1, boxes2, reduction, eps);
 }
 
-Tensor complete_box_iou_loss_cuda(const Tensor& boxes1, const Tensor& boxes2, std::string reduction, double eps) {
+Tensor complete_box_iou_loss_cuda(const Tensor& boxes1, const Tensor& boxes2, Text reduction, double eps) {
   return box_iou_loss_of("complete_box_iou_loss", IouKind::complete, boxes1, boxes2, reduction, eps);
 }
 
@@ -100,7 +100,7 @@ void launch_loss_gradients(const Tensor& gradient, const Tensor& boxes1, const T
 std::tuple<Tensor, Tensor> box_iou_loss_backward_cuda(const Tensor& gradient,  // [...], or [] where it is reduced
                                                       const Tensor& boxes1,    // [..., 4]
                                                       const Tensor& boxes2,    // [..., 4]
-                                                      std::string op, std::string reduction, double eps) {
+                                                      Text op, Text reduction, double eps) {
   const IouKind kind = kind_of(kIouLosses, op, "_box_iou_loss_backward");
   const Reduction how = check_box_iou_loss_backward(op.c_str(), gradient, boxes1, boxes2, reduction);
   const DeviceGuard guard(boxes1.get_device_index());

@@ -245,7 +245,7 @@ void match_anchors_launch(const Tensor& anchors, const Tensor& gt_boxes, const s
 Tensor match_anchors_cuda(const Tensor& anchors,         // [A, 4] or [B, A, 4] xyxy
                           const Tensor& gt_boxes,        // [G, 4] xyxy
                           std::optional<Tensor> counts,  // [B]
-                          double high_threshold, std::optional<double> low_threshold, std::string mode_name) {
+                          double high_threshold, std::optional<double> low_threshold, Text mode_name) {
   const MatchMode mode = check_match_anchors(anchors, gt_boxes, counts, high_threshold, low_threshold, mode_name);
   const DeviceGuard guard(anchors.get_device_index());
   std::vector<int64_t> shape{anchors.size(-2)};

@@ -156,8 +156,8 @@ void match_cells_launch(const Tensor& predictions, const Tensor& gt_boxes, const
 std::tuple<Tensor, Tensor> match_cells_cuda(const Tensor& predictions,  // [B, H * W * N, 4] xyxy
                                             const Tensor& gt_boxes,     // [G, 4] xyxy
                                             const Tensor& counts,       // [B]
-                                            std::vector<int64_t> grid, std::vector<int64_t> image_size,
-                                            std::string mode_name, std::optional<Tensor> priors,  // [K, 2]
+                                            std::vector<int64_t> grid, std::vector<int64_t> image_size, Text mode_name,
+                                            std::optional<Tensor> priors,  // [K, 2]
                                             std::optional<std::vector<int64_t>> mask,
                                             std::optional<double> ignore_threshold) {
   const CellMode mode =

@@ -79,19 +79,19 @@ Tensor softmax_focal_loss_cuda(const Tensor& inputs,   // [N, C]
                                const Tensor& targets,  // [N]
                                double gamma, double alpha,
                                std::optional<Tensor> weight,  // [C]
-                               std::string reduction) {
+                               Text reduction) {
   return softmax_focal(inputs, targets, gamma, alpha, weight, reduction, FocalWanted::loss).loss;
 }
 
 std::tuple<Tensor, Tensor> with_gradient_cuda(const Tensor& inputs, const Tensor& targets, double gamma, double alpha,
-                                              std::optional<Tensor> weight, std::string reduction) {
+                                              std::optional<Tensor> weight, Text reduction) {
   const FocalOutputs outputs =
       softmax_focal(inputs, targets, gamma, alpha, weight, reduction, FocalWanted::loss_and_gradient);
   return {outputs.loss, outputs.gradient};
 }
 
 Tensor backward_cuda(const Tensor& grad, const Tensor& inputs, const Tensor& targets, double gamma, double alpha,
-                     std::optional<Tensor> weight, std::string reduction) {
+                     std::optional<Tensor> weight, Text reduction) {
   return softmax_focal(inputs, targets, gamma, alpha, weight, reduction, FocalWanted::gradient, &grad).gradient;
 }
 

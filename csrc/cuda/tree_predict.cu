@@ -170,7 +170,7 @@ Tensor tree_probabilities_backward_cuda(const Tensor& grad,         // [..., N]
 
 std::tuple<Tensor, Tensor> tree_predict_cuda(const Tensor& conditional,  // [..., N]
                                              const Tensor& parents,      // [N]
-                                             double threshold, std::string rule_name) {
+                                             double threshold, Text rule_name) {
   const TreeRule rule = check_tree_predict(conditional, parents, threshold, rule_name);
   const DeviceGuard guard(conditional.get_device_index());
   const std::vector<int64_t> shape(conditional.sizes().begin(), conditional.sizes().end() - 1);

@@ -164,7 +164,7 @@ YoloOutputs<T> data_of(const std::tuple<Tensor, Tensor, Tensor>& out) {
 
 std::tuple<Tensor, Tensor, Tensor> yolo_decode_cuda(const Tensor& inputs,  // [B, A * (5 + C), H, W]
                                                     const Tensor& anchors,  // [A, 2]
-                                                    std::vector<int64_t> image_size, std::string classes,
+                                                    std::vector<int64_t> image_size, Text classes,
                                                     bool anchors_in_cells) {
   const YoloClasses kind = check_yolo_decode(inputs, anchors, image_size, classes);
   const DeviceGuard guard(inputs.get_device_index());
@@ -201,8 +201,7 @@ std::tuple<Tensor, Tensor, Tensor> yolo_decode_cuda(const Tensor& inputs,  // [B
 
 std::tuple<Tensor, Tensor, Tensor> yolo_grid_decode_cuda(const Tensor& inputs,  // [B, S * S * (C + 5 * N)]
                                                          int64_t side, int64_t num_boxes,
-                                                         std::vector<int64_t> image_size, bool roots,
-                                                         std::string classes) {
+                                                         std::vector<int64_t> image_size, bool roots, Text classes) {
   const YoloClasses kind = check_yolo_grid_decode(inputs, side, num_boxes, image_size, classes);
   const DeviceGuard guard(inputs.get_device_index());
   const int64_t cells = side * side, num_classes = inputs.size(1) / cells - 5 * num_boxes;
