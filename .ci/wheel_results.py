@@ -25,7 +25,8 @@ HEAD = """\
 # One wheel under these versions
 
 Rows are written by `.ci/wheel_results.py`: `tests/test_ops.py` on what one wheel holds, without its tests of
-torch.compile, export and opcheck. What is skipped needs a GPU or is not offered by the operator.
+torch.compile, export and opcheck, and on the CPU also where torch is a CUDA build. Skipped is what asks for a gradient
+or a rule for vmap that the operator does not have.
 
 `{name}`
 (sha256 {sha256})
