@@ -3,11 +3,13 @@
     python .ci/wheel_results.py dist/pydet-0.1.0-py3-none-linux_x86_64.whl .venv/bin/python .venv-bench/bin/python
 
 Each environment has a torch, numpy, pytest and hypothesis. The wheel is unpacked beside it, not installed, and
-test_ops.py runs on it. A row of the same Python and torch is replaced, others stay.
+test_ops.py runs on it. A row of the same Python and torch is replaced, others stay, but only those of the same wheel:
+the table begins anew with another one.
 """
 
 from __future__ import annotations
 
+import hashlib
 import re
 import shutil
 import subprocess
@@ -22,11 +24,15 @@ RESULTS = ROOT / "benchmarks" / "results" / "wheels.md"
 HEAD = """\
 # One wheel under these versions
 
-Rows are written by `.ci/wheel_results.py`, built once for all of them: `tests/test_ops.py` on what it
-holds, without its tests of torch.compile, export and opcheck.
+Rows are written by `.ci/wheel_results.py`: `tests/test_ops.py` on what one wheel holds, without its tests of
+torch.compile, export and opcheck, and on the CPU also where torch is a CUDA build. Skipped is what asks for a gradient
+or a rule for vmap that the operator does not have.
 
-| Python | torch | tests | wheel | date |
-|---|---|---|---|---|
+`{name}`
+(sha256 {sha256})
+
+| Python | torch | tests | date |
+|---|---|---|---|
 """
 LEFT_OUT = "not compile and not export and not opcheck"  # minutes, and of torch rather than of the wheel
 DESCRIBE = (
@@ -34,7 +40,7 @@ DESCRIBE = (
 )
 
 
-def row_of(python: str, wheel: Path, folder: Path) -> tuple[str, str]:
+def row_of(python: str, folder: Path) -> tuple[str, str]:
     """Python and torch of an environment as the key, and the row."""
     packages, tests = folder / "packages", folder / "tests"
     start = [python, "-c", f"import sys; sys.path.insert(0, {str(packages)!r}); {DESCRIBE}"]
@@ -47,21 +53,23 @@ def row_of(python: str, wheel: Path, folder: Path) -> tuple[str, str]:
     summary = run.stdout.strip().splitlines()[-1] if run.stdout.strip() else run.stderr.strip().splitlines()[-1]
     print(f"Python {version}, torch {torch}: {summary}", flush=True)
     found = re.sub(r" in [\d.]+s.*", "", summary) if run.returncode == 0 else f"FAILED: {summary}"
-    return f"| {version} | {torch} |", f"| {version} | {torch} | {found} | {wheel.name} | {date.today()} |"
+    return f"| {version} | {torch} |", f"| {version} | {torch} | {found} | {date.today()} |"
 
 
 def main(wheel: Path, pythons: list[str]) -> None:
+    head = HEAD.format(name=wheel.name, sha256=hashlib.sha256(wheel.read_bytes()).hexdigest())
     before = RESULTS.read_text(encoding="utf-8") if RESULTS.exists() else ""
-    rows = {match[0]: line for line in before.splitlines() if (match := re.match(r"\| \d[\d.]* \| \d\S* \|", line))}
+    lines = before.splitlines() if before.startswith(head) else []
+    rows = {match[0]: line for line in lines if (match := re.match(r"\| \d[\d.]* \| \d\S* \|", line))}
     for python in pythons:
         with tempfile.TemporaryDirectory() as temporary:
             folder = Path(temporary)
             zipfile.ZipFile(wheel).extractall(folder / "packages")
             shutil.copytree(ROOT / "tests", folder / "tests", ignore=shutil.ignore_patterns("__pycache__", "data"))
             shutil.copy(ROOT / "pyproject.toml", folder / "tests")
-            key, row = row_of(python, wheel, folder)
+            key, row = row_of(python, folder)
             rows[key] = row
-            RESULTS.write_text(HEAD + "\n".join(rows[key] for key in sorted(rows)) + "\n", encoding="utf-8")
+            RESULTS.write_text(head + "\n".join(rows[key] for key in sorted(rows)) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
