@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,14 @@ def test_files_have_the_same_stem(case: OpCase, path: str) -> None:
     csrc/cpu/ is left out: an operator may have no vector kernel of its own (batched_nms runs that of nms).
     """
     assert case.name in (ROOT / path.format(case.stem)).read_text(encoding="utf-8")
+
+
+def test_string_arguments_are_texts() -> None:
+    """torch's conversion to std::string forgets memory in some versions: see csrc/torch_utils.h."""
+    sources = [*(ROOT / "csrc").glob("*.cpp"), *(ROOT / "csrc" / "cuda").glob("*.cu")]
+    found = [(path.name, re.findall(r"(?<!const )std::string \w+[,)]", path.read_text("utf-8"))) for path in sources]
+    assert [(name, arguments) for name, arguments in found if arguments] == []
+    assert any("Text " in path.read_text("utf-8") for path in sources)
 
 
 @pytest.mark.parametrize("name", ops.OPERATORS)
