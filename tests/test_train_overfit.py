@@ -66,8 +66,8 @@ CASES: dict[str, dict[str, Any]] = {
     "yolo9000": {"learning_rate": 0.001, "warmup": 60, "epochs": 300, "clip": 3.0},
     "yolov3": {"learning_rate": 0.004},
     "ssd300": {"learning_rate": 0.004, "width": 16, "clip": 10.0, "epochs": 400},
-    # Version 2, for the normalisation in its subnets: they start from random numbers. At a size at which a platelet is as
-    # large as the smallest anchors, of 32 pixels: smaller ones have one anchor each, that of their best overlap.
+    # Version 2, for the normalisation in its subnets: they start from random numbers. At a size at which a platelet is
+    # as large as the smallest anchors, of 32 pixels: smaller ones have one anchor each, that of their best overlap.
     "retinanet-resnet50-v2": {"learning_rate": 0.02, "width": 16, "size": 448, "clip": 10.0},
 }
 
