@@ -113,7 +113,7 @@ def detector_table(run: Run) -> str:
     for name, record in run["races"].items():
         if name.startswith(DETECTOR):
             seconds = results.result(record).seconds
-            cells = [f"{seconds[column] * 1e3:.3g}" if column in seconds else "" for column in COLUMNS]
+            cells = [f"{float(f'{seconds[column] * 1e3:.3g}'):,g}" if column in seconds else "" for column in COLUMNS]
             rows.append(f"| {name[len(DETECTOR) : -1]} | {' | '.join(cells)} |")
     if not rows:
         return ""
