@@ -80,13 +80,6 @@ struct ResampleTarget {
       }
     }
   }
-
- private:
-  template <typename Out, typename T>
-  static Out narrowed(T value) {
-    if constexpr (sizeof(Out) == 2) return static_cast<Out>(static_cast<float>(value));
-    return static_cast<Out>(value);
-  }
 };
 
 ResampleTarget target_of(const Tensor& out) {
@@ -180,15 +173,8 @@ void resample_cpu(const Tensor& image,  // [C, H, W], any strides
   if (out.numel() == 0) return;
   const ResampleAxis down(rows, row_parts, "rows", image.size(1));
   const ResampleAxis across(columns, column_parts, "columns", image.size(2));
-  PYDET_DISPATCH_FLOATING(out.scalar_type(), "_resample", [&] {
-    if (image.scalar_type() == ScalarType::Byte) {
-      resample_fill<uint8_t, float, scalar_t>(image, down, across, mean, std, fuse, out);
-    } else if (image.scalar_type() == ScalarType::Float) {
-      resample_fill<float, float, scalar_t>(image, down, across, mean, std, fuse, out);
-    } else {
-      resample_fill<double, double, scalar_t>(image, down, across, mean, std, fuse, out);
-    }
-  });
+  PYDET_DISPATCH_RESAMPLED(image.scalar_type(), out.scalar_type(),
+                           [&] { resample_fill<in_t, work_t, scalar_t>(image, down, across, mean, std, fuse, out); });
 }
 
 }  // namespace

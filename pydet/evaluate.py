@@ -159,33 +159,26 @@ def evaluate(
         DataError: The data set is not what it should be, or nothing in it can be evaluated.
         ImportError: Neither pycocotools nor faster-coco-eval is installed.
     """
-    result = evaluate_together(
-        Processes(), detector, data, images, threshold, iou_threshold, limit, batch_size, progress, split, strict
-    )
+    dataset = dataset_for(detector, data, images, limit, split, strict)
+    result = detect_and_measure(Processes(), detector, dataset, threshold, iou_threshold, batch_size, progress)
     assert result is not None
     return result
 
 
-def evaluate_together(
-    group: Processes,
+def dataset_for(
     detector: Detector,
     data: Dataset | str | Path,
     images: str | Path | None = None,
-    threshold: float = 0.005,
-    iou_threshold: float = 0.45,
     limit: int | None = None,
-    batch_size: int = 8,
-    progress: bool = False,
     split: str | None = None,
     strict: bool = False,
-) -> Evaluation | None:
-    """As `evaluate`, by several processes: the numbers are those of one, in the first; in the others None."""
+) -> Dataset:
+    """The data set that `evaluate` is told of, with the labels of the detector."""
     if not isinstance(data, Dataset):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DataWarning)  # they are among the problems
             data = load_dataset(data, split, images, strict, limit)
-    data = data.first(limit).with_classes(detector.class_names)
-    return detect_and_measure(group, detector, data, threshold, iou_threshold, batch_size, progress)
+    return data.first(limit).with_classes(detector.class_names)
 
 
 def detect_and_measure(
@@ -197,7 +190,11 @@ def detect_and_measure(
     batch_size: int,
     progress: bool = False,
 ) -> Evaluation | None:
-    """As `evaluate_together`, of a data set with the labels of the detector."""
+    """As `evaluate`, of what `dataset_for` gives, by several processes.
+
+    Returns:
+        The numbers of one process, in the first; in the others None.
+    """
     parts = group.gather(_detect(group, detector, data, threshold, iou_threshold, batch_size, progress))
     if not group.first:
         return None

@@ -39,4 +39,23 @@ inline void check_resample(const Tensor& image, const Tensor& rows, const Tensor
               std.size());
 }
 
+// Body sees `in_t`, the picture's type, `work_t`, that of the arithmetic, and `scalar_t`, that of the result.
+#define PYDET_DISPATCH_RESAMPLED(IN, OUT, ...)    \
+  PYDET_DISPATCH_FLOATING(OUT, "_resample", [&] { \
+    const ScalarType type_ = (IN);                \
+    if (type_ == ScalarType::Byte) {              \
+      using in_t = uint8_t;                       \
+      using work_t = float;                       \
+      __VA_ARGS__();                              \
+    } else if (type_ == ScalarType::Float) {      \
+      using in_t = float;                         \
+      using work_t = float;                       \
+      __VA_ARGS__();                              \
+    } else {                                      \
+      using in_t = double;                        \
+      using work_t = double;                      \
+      __VA_ARGS__();                              \
+    }                                             \
+  })
+
 }  // namespace pydet

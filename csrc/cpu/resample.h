@@ -12,10 +12,10 @@ void resample_line(bool fuse, const ResampledLine<T> above, const ResampledLine<
   const T* __restrict__ d = below.right;
   if (fuse) {
     for (int64_t i = 0; i < n; ++i) {
-      out[i] = mixed_and_fused<PYDET_LEVEL_IS_FUSED>(a[i], b[i], c[i], d[i], upper, lower, left[i], right[i]);
+      out[i] = mixed<PYDET_LEVEL_IS_FUSED>(a[i], b[i], c[i], d[i], upper, lower, left[i], right[i]);
     }
   } else {
-    for (int64_t i = 0; i < n; ++i) out[i] = mixed_by_lines(a[i], b[i], c[i], d[i], upper, lower, left[i], right[i]);
+    for (int64_t i = 0; i < n; ++i) out[i] = mixed<false>(a[i], b[i], c[i], d[i], upper, lower, left[i], right[i]);
   }
 }
 

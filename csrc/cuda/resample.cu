@@ -21,12 +21,6 @@ __device__ float in_unit(uint8_t pixel) { return static_cast<float>(pixel) / 255
 __device__ float in_unit(float pixel) { return pixel; }
 __device__ double in_unit(double pixel) { return pixel; }
 
-template <typename Out, typename T>
-__device__ Out narrowed(T value) {
-  if constexpr (sizeof(Out) == 2) return static_cast<Out>(static_cast<float>(value));
-  return static_cast<Out>(value);
-}
-
 // A thread for each pixel of one colour.
 template <typename In, typename T, typename Out>
 __global__ void __launch_bounds__(kResampleThreads)
@@ -43,9 +37,9 @@ __global__ void __launch_bounds__(kResampleThreads)
   const T c = (in_unit(below[left]) - mean) / std, d = (in_unit(below[right]) - mean) / std;
   const T upper = row_parts[y], lower = row_parts[height + y];
   const T first = column_parts[x], second = column_parts[width + x];
-  const T mixed = fuse ? mixed_and_fused<true>(a, b, c, d, upper, lower, first, second)
-                       : mixed_by_lines(a, b, c, d, upper, lower, first, second);
-  out[y * to.row + x * to.column] = narrowed<Out>(mixed);
+  const T pixel = fuse ? mixed<true>(a, b, c, d, upper, lower, first, second)
+                       : mixed<false>(a, b, c, d, upper, lower, first, second);
+  out[y * to.row + x * to.column] = narrowed<Out>(pixel);
 }
 
 template <typename In, typename T, typename Out>
@@ -79,15 +73,8 @@ void resample_cuda(const Tensor& image,  // [C, H, W], any strides
   const std::array<Tensor, 4> taps{as_contiguous(rows, ScalarType::Long), as_contiguous(row_parts, ScalarType::Float),
                                    as_contiguous(columns, ScalarType::Long),
                                    as_contiguous(column_parts, ScalarType::Float)};
-  PYDET_DISPATCH_FLOATING(out.scalar_type(), "_resample", [&] {
-    if (image.scalar_type() == ScalarType::Byte) {
-      resample_colours<uint8_t, float, scalar_t>(image, taps, mean, std, fuse, out);
-    } else if (image.scalar_type() == ScalarType::Float) {
-      resample_colours<float, float, scalar_t>(image, taps, mean, std, fuse, out);
-    } else {
-      resample_colours<double, double, scalar_t>(image, taps, mean, std, fuse, out);
-    }
-  });
+  PYDET_DISPATCH_RESAMPLED(image.scalar_type(), out.scalar_type(),
+                           [&] { resample_colours<in_t, work_t, scalar_t>(image, taps, mean, std, fuse, out); });
 }
 
 }  // namespace

@@ -57,7 +57,7 @@ def _run(options: argparse.Namespace) -> int:
 
         check_matplotlib()
     from pydet.data.load import recognise
-    from pydet.evaluate import evaluate_together
+    from pydet.evaluate import dataset_for, detect_and_measure
     from pydet.outputs import write_json
     from pydet.processes import processes
 
@@ -65,19 +65,10 @@ def _run(options: argparse.Namespace) -> int:
     with processes(options.device) as group:
         if split and group.first:
             say(f"evaluating the split {split}")
-        result = evaluate_together(
-            group,
-            load_model(options, str(group.device)),
-            path,
-            options.images,
-            options.threshold,
-            options.iou_threshold,
-            options.limit,
-            options.batch_size,
-            progress=True,
-            split=split,
-            strict=options.strict,
-        )
+        detector = load_model(options, str(group.device))
+        dataset = dataset_for(detector, path, options.images, options.limit, split, options.strict)
+        thresholds = (options.threshold, options.iou_threshold)
+        result = detect_and_measure(group, detector, dataset, *thresholds, options.batch_size, progress=True)
     if result is None:  # the first process has it
         return ALL_DONE
     print(result.table())
