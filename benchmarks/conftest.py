@@ -40,7 +40,7 @@ def race(request: pytest.FixtureRequest, benchmark: Any) -> Callable[..., Result
     `yardsticks` are no contenders: other work of the same size, whose result is not looked at. The gate divides by the
     time of "reference", which is a contender, or of the first of them. `moved`: how many bytes the operator must read
     and write, where it is limited by memory; a copy of as many joins the race. `also` holds seconds that another
-    process measured. `again`: see race.sample(). pytest-benchmark records pydet's own time; the rest is extra_info.
+    process measured. `again`, `rest`: see race.sample(). pytest-benchmark records pydet's own time; extra_info has all.
     """
     short = request.config.getoption("--short")
 
@@ -53,6 +53,7 @@ def race(request: pytest.FixtureRequest, benchmark: Any) -> Callable[..., Result
         yardsticks: Contenders | None = None,
         moved: int | None = None,
         again: bool = False,
+        rest: float = 0.0,
     ) -> Result:
         others = dict(yardsticks or {})
         if short:
@@ -69,7 +70,7 @@ def race(request: pytest.FixtureRequest, benchmark: Any) -> Callable[..., Result
         if short and yardstick is None:
             pytest.fail("race: nothing to hold pydet's time to: add the reference, a yardstick or pytest.mark.long")
         # One thread shares the machine's noise with its yardstick; its CPU time leaves out who else was served.
-        samples = sample(contenders | others, budget, time.thread_time if short else time.perf_counter, again)
+        samples = sample(contenders | others, budget, time.thread_time if short else time.perf_counter, again, rest)
         found = Result(medians(samples) | (also or {}), yardstick, moved=moved)
         if yardstick is not None:
             found.ratio = ratio(samples["pydet"], samples[yardstick])

@@ -51,8 +51,6 @@ def network_peers(network: DetectionModel, x: Tensor, folder: Path) -> dict[str,
 def _onnxruntime(onnxruntime: Any, path: Path, x: np.ndarray) -> Network:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
-    # Its threads would go on spinning while the next contender is timed.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     return lambda: session.run(None, {"x": x})
 

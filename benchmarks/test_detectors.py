@@ -21,7 +21,7 @@ import pytest
 import torch
 from networks import after_network, detector, raw_outputs, thresholds
 from peers import peer
-from race import Contenders
+from race import THREADS_ARE_ASLEEP, Contenders
 from torch import Tensor
 
 from pydet import models
@@ -75,7 +75,7 @@ def test_detector(name: str, race: Callable[..., Any], tmp_path: Path) -> None:
         **in_bfloat16(network, picture),
         **others,
     }
-    race(contenders, equal=same_detections, budget=5.0, also=also, yardsticks=yardsticks)
+    race(contenders, equal=same_detections, budget=10.0, also=also, yardsticks=yardsticks, rest=THREADS_ARE_ASLEEP)
 
 
 def in_bfloat16(network: DetectionModel, picture: Tensor) -> Contenders:
