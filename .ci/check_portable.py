@@ -1,22 +1,28 @@
-"""Compiles every csrc/*.cpp for processors other than this one, without code: is anything of x86 outside its guards?
+"""Builds the CPU library for other systems and processors than this one: is anything of x86 or Linux outside its guards?
 
-With g++ for 64-bit ARM (`apt-get install g++-aarch64-linux-gnu`), which is skipped where it is missing. The headers of
-torch are those of this Python's: what they need is the same on every processor.
+By zig's clang, which brings the headers and libraries of each (`pip install pydet[lint]`). The headers of torch are
+those of this Python's: what they need is the same everywhere. torch's own library is not there, so its symbols stay
+open, as they do on macOS. Before that, a file with an instruction of x86 must be refused.
 """
 
 from __future__ import annotations
 
 import importlib.util
-import shutil
 import subprocess
 import sys
+import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-COMPILERS = ("aarch64-linux-gnu-g++",)
-FLAGS = ["-std=c++17", "-fsyntax-only", "-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas", "-Wno-unused-parameter"]
-FLAGS += ["-fvisibility=hidden", "-DTORCH_TARGET_VERSION=0x020a000000000000"]
+# zig's name of each, and the flags with which setup.py links there.
+TARGETS = {
+    "aarch64-linux-gnu.2.28": ["-shared"],
+    "aarch64-macos.11.0": ["-shared", "-undefined", "dynamic_lookup"],
+}
+FLAGS = ["-std=c++17", "-O0", "-fPIC", "-fvisibility=hidden", "-ffp-contract=off", "-DTORCH_TARGET_VERSION=0x020a000000000000"]
+FLAGS += ["-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas", "-Wno-unused-parameter"]
+ONLY_X86 = "#include <immintrin.h>\n__m256 twice(__m256 x) { return _mm256_add_ps(x, x); }\n"
 
 
 def includes() -> list[str]:
@@ -26,27 +32,40 @@ def includes() -> list[str]:
     return [f"-I{ROOT / 'csrc'}", "-isystem", str(Path(spec.origin).parent / "include")]
 
 
-def compile_all(compiler: str, files: list[Path]) -> list[str]:
-    """What the compiler says of each file that it refuses."""
+def zig(target: str, *arguments: str) -> str:
+    """What the compiler says where it refuses."""
+    command = [sys.executable, "-m", "ziglang", "c++", "-target", target, *arguments]
+    result = subprocess.run(command, capture_output=True, text=True)
+    return (result.stderr or f"exit status {result.returncode}") if result.returncode else ""
 
-    def refused(file: Path) -> str:
-        command = [compiler, *FLAGS, *includes(), str(file)]
-        result = subprocess.run(command, capture_output=True, text=True)
-        return result.stderr if result.returncode else ""
 
+def check(target: str, files: list[Path], folder: Path) -> None:
+    objects = [str(folder / f"{file.stem}.o") for file in files]
     with ThreadPoolExecutor() as pool:
-        return [errors for errors in pool.map(refused, files) if errors]
+        jobs = [
+            pool.submit(zig, target, *FLAGS, *includes(), "-c", str(file), "-o", built)
+            for file, built in zip(files, objects, strict=True)
+        ]
+    if errors := [said for job in jobs if (said := job.result())]:
+        sys.exit("\n".join(errors) + f"\ncheck_portable: {target} refuses {len(errors)} of {len(files)} files")
+    library = folder / f"{target}.so"
+    if said := zig(target, *TARGETS[target], *objects, "-o", str(library)):
+        sys.exit(f"{said}\ncheck_portable: {target} does not link")
+    print(f"{target}: {len(files)} files, {library.stat().st_size / 2**20:.1f} MB", flush=True)
 
 
-def main(files: list[Path]) -> None:
-    compilers = [compiler for compiler in COMPILERS if shutil.which(compiler)]
-    if not compilers:
-        print(f"none of {', '.join(COMPILERS)} is here: skipped")
-    for compiler in compilers:
-        if errors := compile_all(compiler, files):
-            sys.exit("\n".join(errors) + f"\ncheck_portable: {compiler} refuses {len(errors)} of {len(files)} files")
-        print(f"{compiler}: {len(files)} files")
+def main() -> None:
+    if importlib.util.find_spec("ziglang") is None:
+        sys.exit("check_portable: zig is not installed: pip install pydet[lint]")
+    with tempfile.TemporaryDirectory() as folder:
+        planted = Path(folder, "only_x86.cpp")
+        planted.write_text(ONLY_X86)
+        for target in TARGETS:
+            refused = zig(target, *FLAGS, "-c", str(planted), "-o", f"{folder}/planted.o")
+            if not refused:
+                sys.exit(f"check_portable: {target} takes an instruction of AVX")
+            check(target, sorted((ROOT / "csrc").glob("*.cpp")), Path(folder))
 
 
 if __name__ == "__main__":
-    main([Path(name) for name in sys.argv[1:]] or sorted((ROOT / "csrc").glob("*.cpp")))
+    main()

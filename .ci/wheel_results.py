@@ -40,8 +40,8 @@ DESCRIBE = (
 )
 
 
-def row_of(python: str, folder: Path) -> tuple[str, str]:
-    """Python and torch of an environment as the key, and the row."""
+def row_of(python: str, folder: Path) -> tuple[str, str, bool]:
+    """Python and torch of an environment as the key, the row, and whether the tests passed."""
     packages, tests = folder / "packages", folder / "tests"
     start = [python, "-c", f"import sys; sys.path.insert(0, {str(packages)!r}); {DESCRIBE}"]
     version, torch, file = subprocess.run(start, cwd=folder, capture_output=True, text=True, check=True).stdout.split()
@@ -53,7 +53,7 @@ def row_of(python: str, folder: Path) -> tuple[str, str]:
     summary = run.stdout.strip().splitlines()[-1] if run.stdout.strip() else run.stderr.strip().splitlines()[-1]
     print(f"Python {version}, torch {torch}: {summary}", flush=True)
     found = re.sub(r" in [\d.]+s.*", "", summary) if run.returncode == 0 else f"FAILED: {summary}"
-    return f"| {version} | {torch} |", f"| {version} | {torch} | {found} | {date.today()} |"
+    return f"| {version} | {torch} |", f"| {version} | {torch} | {found} | {date.today()} |", run.returncode == 0
 
 
 def main(wheel: Path, pythons: list[str]) -> None:
@@ -61,15 +61,18 @@ def main(wheel: Path, pythons: list[str]) -> None:
     before = RESULTS.read_text(encoding="utf-8") if RESULTS.exists() else ""
     lines = before.splitlines() if before.startswith(head) else []
     rows = {match[0]: line for line in lines if (match := re.match(r"\| \d[\d.]* \| \d\S* \|", line))}
+    all_passed = True
     for python in pythons:
         with tempfile.TemporaryDirectory() as temporary:
             folder = Path(temporary)
             zipfile.ZipFile(wheel).extractall(folder / "packages")
             shutil.copytree(ROOT / "tests", folder / "tests", ignore=shutil.ignore_patterns("__pycache__", "data"))
             shutil.copy(ROOT / "pyproject.toml", folder / "tests")
-            key, row = row_of(python, folder)
+            key, row, passed = row_of(python, folder)
             rows[key] = row
+            all_passed &= passed
             RESULTS.write_text(head + "\n".join(rows[key] for key in sorted(rows)) + "\n", encoding="utf-8")
+    sys.exit(0 if all_passed else 1)
 
 
 if __name__ == "__main__":

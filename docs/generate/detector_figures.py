@@ -65,8 +65,8 @@ def draw(axes: Any, name: str) -> None:
         height = 0.25 + 1.75 * (max(size, default=1) / largest) ** 0.5
         top = -2.9 * tiers.index(level) - (2 - height) / 2 * (level == 0)
         turn = seen[level, x] = seen.get((level, x), -1) + 1
-        if turn:  # classes and boxes of one map are two blocks
-            top -= 1.0
+        if turn:  # classes and boxes of one map are two blocks: below the first and its two lines of text
+            top = below[x] - 0.9
         width = min(0.35 + 0.07 * len(layers), 1.3)
         colour = COLOURS[(0, 2, 1)[level]]
         axes.add_patch(Rectangle((x, top - height), width, height, fc=colour, alpha=0.8, ec="white"))
@@ -85,4 +85,4 @@ def draw(axes: Any, name: str) -> None:
 for _name in SHOWN:
     _draw = functools.partial(draw, name=_name)
     _draw.__name__ = _name  # type: ignore[attr-defined]
-    figure(1, 8.0, 4.6 if _name.startswith("retinanet") else 3.4)(_draw)
+    figure(1, 8.0, 5.6 if _name.startswith("retinanet") else 3.4)(_draw)

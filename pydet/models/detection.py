@@ -124,6 +124,11 @@ class DetectionModel(nn.Module):
             For each picture, best score first: "boxes" [K, 4] xyxy in pixels of that picture, not clipped to it,
             "labels" int64 [K] and "scores" [K]. In training mode the terms of the loss by name.
         """
+        if targets is not None and not isinstance(targets, Sequence):
+            raise TypeError(
+                f"{type(self).__name__}: targets must be a list of dictionaries or Targets, got {targets!r}"
+                + "; thresholds are given by name" * isinstance(targets, float)
+            )
         if self.training:
             if targets is None:
                 raise ValueError(f"{type(self).__name__}: targets must be given in training mode")
