@@ -1,4 +1,4 @@
-"""Builds the CPU library for other systems and processors than this one: is anything of x86 or Linux outside its guards?
+"""Builds the CPU library for other processors and systems: is anything of x86 or Linux outside its guards?
 
 By zig's clang, which brings the headers and libraries of each (`pip install pydet[lint]`). The headers of torch are
 those of this Python's: what they need is the same everywhere. torch's own library is not there, so its symbols stay
@@ -20,7 +20,7 @@ TARGETS = {
     "aarch64-linux-gnu.2.28": ["-shared"],
     "aarch64-macos.11.0": ["-shared", "-undefined", "dynamic_lookup"],
 }
-FLAGS = ["-std=c++17", "-O0", "-fPIC", "-fvisibility=hidden", "-ffp-contract=off", "-DTORCH_TARGET_VERSION=0x020a000000000000"]
+FLAGS = ["-std=c++17", "-O0", "-fPIC", "-fvisibility=hidden", "-DTORCH_TARGET_VERSION=0x020a000000000000"]
 FLAGS += ["-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas", "-Wno-unused-parameter"]
 ONLY_X86 = "#include <immintrin.h>\n__m256 twice(__m256 x) { return _mm256_add_ps(x, x); }\n"
 

@@ -218,5 +218,5 @@ def test_what_cannot_be_done_is_said(tiny: Darknet) -> None:
         tiny.forward_features(torch.zeros(1, 1, 32, 32))
     with pytest.raises(ValueError, match="Darknet: targets must be given in training mode"):
         copy.deepcopy(tiny).train()([torch.zeros(3, 8, 8)])
-    with pytest.raises(TypeError, match="Darknet: targets must be .*, got 0.5; thresholds are given by name"):
+    with pytest.raises(TypeError, match=r"Darknet: targets must be .*, got 0\.5; thresholds are given by name"):
         tiny([torch.zeros(3, 8, 8)], 0.5)
