@@ -65,19 +65,19 @@ def draw(axes: Any, name: str) -> None:
         height = 0.25 + 1.75 * (max(size, default=1) / largest) ** 0.5
         top = -2.9 * tiers.index(level) - (2 - height) / 2 * (level == 0)
         turn = seen[level, x] = seen.get((level, x), -1) + 1
-        if turn:  # classes and boxes of one map are two blocks: below the first and its two lines of text
-            top = below[x] - 0.9
+        if turn:  # classes and boxes of one map are two blocks: below the first and its lines of text
+            top = below[x] - 1.2
         width = min(0.35 + 0.07 * len(layers), 1.3)
         colour = COLOURS[(0, 2, 1)[level]]
         axes.add_patch(Rectangle((x, top - height), width, height, fc=colour, alpha=0.8, ec="white"))
-        text = f"{channels}×{'×'.join(map(str, size))}\n{len(layers)} layer{'s' * (len(layers) > 1)}"
+        text = f"{channels}\n{'×'.join(map(str, size))}\n{len(layers)} layer{'s' * (len(layers) > 1)}"
         if level == 2:
             text = f"{layers[-1].kind}\n{channels}×{'×'.join(map(str, size))}" if layers[-1].kind in HEADS else text
         axes.text(x, top - height - 0.06, text, fontsize=7, va="top", linespacing=1.2)
         if level and not turn:
-            axes.plot([x + 0.2] * 2, [below.get(x, top) - 0.55, top], color=COLOURS[(0, 2, 1)[level]], lw=0.8, ls=":")
+            axes.plot([x + 0.2] * 2, [below.get(x, top) - 0.8, top], color=COLOURS[(0, 2, 1)[level]], lw=0.8, ls=":")
         below[x] = top - height
-    bottom = min(below.values()) - 0.8
+    bottom = min(below.values()) - 1.1
     axes.set(xlim=(-0.1, max(x for _, x, _ in placed) + 1.6), ylim=(bottom, 0.1))
     axes.set_axis_off()
 
