@@ -39,8 +39,10 @@ demo: .venv/pydet
 	@$(BIN)/pydet detect pydet/assets/dog.jpg --out detections
 	@echo "The picture with the boxes is $(CURDIR)/detections/dog.jpg"
 
+# Files of tests run side by side, at most four, since each may take some GB. Idle threads of one would otherwise spin on
+# a processor that another needs.
 test: .venv/test
-	$(BIN)/python -m pytest
+	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile
 
 oracle: .venv-bench/ready
 	.venv-bench/bin/python -m pytest tests/test_torchvision.py tests/test_torchvision_patch.py
