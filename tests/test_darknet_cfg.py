@@ -13,6 +13,7 @@ from pydet.models.darknet import CfgError, Darknet, format_cfg, parse_cfg, read_
 
 CONVOLUTION = "[convolutional]\nfilters=8\nsize=3\npad=1\nactivation=leaky\n"
 YOLO = "[yolo]\nmask=0\nanchors=10,13,16,30\nclasses=3\nnum=2\n"
+REGION = "[region]\nanchors=1,2\nclasses=3\nnum=1\n"
 
 
 def build(layers: str, width: int = 32, height: int = 32, channels: int = 3) -> Darknet:
@@ -92,6 +93,15 @@ def test_weights_given_as_cfg(tmp_path: Path) -> None:
         ("[convolutional]\nfilters=8\ngroups=2\n", "groups=2 must divide its 3 input channels and 8 filters"),
         ("[convolutional]\nfilters=8\nactivation=swoosh\n", "activation must be one of linear, leaky.*got 'swoosh'"),
         ("[convolutional]\nfilters=8\nxnor=1\n", "xnor=1 is not supported"),
+        ("[convolutional]\nfilters=8\ndilation=2\n", "dilation=2 is not supported"),
+        ("[convolutional]\nfilters=8\ndontloadscales=1\n", "dontloadscales=1 is not supported"),
+        (CONVOLUTION + "[route]\nlayers=0\ngroups=2\ngroup_id=1\n", r"layer 1 \[route\]: groups=2 is not supported"),
+        (CONVOLUTION + "[shortcut]\nfrom=0,0\n", "from must be one layer, got '0,0'"),
+        (CONVOLUTION + "[reorg]\nstride=2\nflatten=1\n", "flatten=1 is not supported"),
+        (CONVOLUTION + YOLO + "scale_x_y=1.05\n", r"layer 1 \[yolo\]: scale_x_y=1.05 is not supported"),
+        (CONVOLUTION + REGION + "background=1\n", r"layer 1 \[region\]: background=1 is not supported"),
+        (CONVOLUTION + YOLO + "[upsample]\n", r"layer 2 \[upsample\]: it takes the output of layer 1 \[yolo\], no map"),
+        (CONVOLUTION + YOLO + "[route]\nlayers=0,1\n", r"layer 2 \[route\]: it takes the output of layer 1 \[yolo\]"),
         ("[convolutional]\nfilters=8\nsize=99\n", "a 99x99 filter does not fit into 32x32 padded by 0"),
         ("[maxpool]\nsize=40\npadding=0\n", "a window of 40 does not fit into 32x32 padded by 0"),
         (CONVOLUTION + "[upsample]\nstride=0\n", r"layer 1 \[upsample\]: stride must be at least 1"),
@@ -115,7 +125,11 @@ def test_weights_given_as_cfg(tmp_path: Path) -> None:
             r"layer 1 \[yolo\]: layer 0 before it must give 25 filters, 1 anchors x \(5 \+ 20 classes\), but gives 8",
         ),
         (
-            CONVOLUTION + YOLO + CONVOLUTION.replace("filters=8", "filters=9") + YOLO.replace("classes=3", "classes=4"),
+            CONVOLUTION
+            + YOLO
+            + "[route]\nlayers=0\n"
+            + CONVOLUTION.replace("filters=8", "filters=9")
+            + YOLO.replace("classes=3", "classes=4"),
             r"all \[yolo\] layers must have the same number of classes, got \[3, 4\]",
         ),
         ("", "there is no layer after"),

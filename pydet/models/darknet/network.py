@@ -237,6 +237,9 @@ def _build_layers(
         if section.name not in LAYERS:
             raise section.error(f"unknown layer; known ones are {', '.join(LAYERS)}")
         layer = LAYERS[section.name](section, before)
+        for source in layer.sources:
+            if source >= 0 and isinstance(layers[source], Head):
+                raise section.error(f"it takes the output of layer {source} [{layers[source].section.name}], no map")
         weights += sum(tensor.numel() for tensor in layer.darknet_tensors().values())
         if weights > MAX_WEIGHTS:
             raise section.error(f"up to here the network has {weights:,} weights; the limit is {MAX_WEIGHTS:,}")
@@ -256,8 +259,12 @@ def _advance(before: Before, layer: Layer) -> None:
         shape = layer.output_shape(*[before.shape(i) for i in layer.sources])
     except CfgError as error:
         raise error if fits else _size_error(before, layer, coarsest) from error
-    if isinstance(layer, (Yolo, Region)) and not fits:
-        raise _size_error(before, layer, coarsest)
+    if isinstance(layer, (Yolo, Region)) and tuple(size) != layer.built_for:
+        if layer.one_size:
+            rows, columns = layer.built_for
+            raise layer.section.error(f"the network works at {rows}x{columns} only, got {size[0]}x{size[1]}")
+        if not fits:
+            raise _size_error(before, layer, coarsest)
     _check_outputs(layer.section, shape)
     before.shapes.append(shape)
     before.sections.append(layer.section)
