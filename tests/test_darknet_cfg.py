@@ -22,7 +22,8 @@ def build(layers: str, width: int = 32, height: int = 32, channels: int = 3) -> 
 
 
 def test_white_space_comments_and_the_first_of_equal_keys() -> None:
-    text = "# note\n[ net ]\n wid th = 6 4 \n;height=1\nheight=32 # not a comment\r\n\theight = 96\n[conv]\nfilters=2\n"
+    text = "# note\n[ net ]\n wid th = 6 4 \n;height\f=1\u2028two\nheight=32 # not a comment\r\n\theight = 96\n"
+    text += "[conv]\nfilters=2\n"
     net, convolution = parse_cfg(text)
     assert net.options == {"width": "64", "height": "32#notacomment"}
     assert (net.integer("width"), net.integer("height")) == (64, 32)
