@@ -170,6 +170,13 @@ def test_the_sum_of_the_weights_is_limited() -> None:
         build(layers)
 
 
+def test_networks_that_cannot_find_anything() -> None:
+    with pytest.raises(CfgError, match=r"own\.cfg, line 5, layer 0 \[region\]: no layer before it has weights"):
+        build(REGION, channels=8)
+    with pytest.raises(CfgError, match=r"own\.cfg, line 1, \[net\]: no layer of the network finds objects"):
+        build(CONVOLUTION).eval()([torch.zeros(3, 8, 8)])
+
+
 def test_huge_pictures_are_refused() -> None:
     with pytest.raises(CfgError, match="3x1000000x1000000 is too large"):
         build(CONVOLUTION, width=1_000_000, height=1_000_000)

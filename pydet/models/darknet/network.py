@@ -145,7 +145,7 @@ class Darknet(DetectionModel):
 
     def predict(self, x: Tensor, sizes: Tensor) -> tuple[Tensor, Tensor]:
         if not self.num_classes:
-            raise RuntimeError(f"Darknet: no layer of {self.sections[0].place or 'the network'} finds objects")
+            raise self.sections[0].error("no layer of the network finds objects")
         boxes, _, scores = self.decode(self.forward_features(x))
         return boxes, scores
 
@@ -243,6 +243,8 @@ def _build_layers(
         weights += sum(tensor.numel() for tensor in layer.darknet_tensors().values())
         if weights > MAX_WEIGHTS:
             raise section.error(f"up to here the network has {weights:,} weights; the limit is {MAX_WEIGHTS:,}")
+        if isinstance(layer, Head) and not weights:
+            raise section.error("no layer before it has weights")
         layers.append(layer)
         _advance(before, layer)
     return layers
