@@ -115,6 +115,7 @@ def test_weights_given_as_cfg(tmp_path: Path) -> None:
         (CONVOLUTION + "[shortcut]\n", "the key 'from' is missing"),
         (CONVOLUTION + "[shortcut]\nfrom=1\n", "from=1 refers to itself"),
         (CONVOLUTION + "[reorg]\nstride=4\n", "its square the channels of 8x32x32"),
+        ("[crop]\ncrop_height=32\ncrop_width=33\n", "32x33 cannot be cut out of 32x32"),
         (CONVOLUTION + "[dropout]\nprobability=2\n", "probability must be in 0..1, got 2"),
         (CONVOLUTION + YOLO.replace("mask=0", "mask=2"), "mask must hold indices of the anchors, 0 to 1, got 2"),
         (CONVOLUTION + YOLO.replace("mask=0", "mask=-1"), "mask must hold indices of the anchors, 0 to 1, got -1"),

@@ -28,7 +28,7 @@ DATA = Path(__file__).parent / "data"
 CFG_FOLDER = Path("/usr/share/darknet/cfg")
 DOG = Path("/usr/share/darknet/data/dog.jpg")
 # "odd": an input that the strides do not divide, so that maps are rounded up.
-UNITS = ["activations", "conv", "fc", "fcsoft", "odd", "pool", "region", "regionlog", "route", "tree", "yolo"]
+UNITS = ["activations", "conv", "crop", "fc", "fcsoft", "odd", "pool", "region", "regionlog", "route", "tree", "yolo"]
 HEADS = ["fc", "fcsoft", "odd", "region", "regionlog", "tree", "yolo"]
 
 Recording = dict[str, np.ndarray]

@@ -269,6 +269,30 @@ class Reorg(Layer):
         return x.reshape(batch, channels * step**4, height // step, width // step)
 
 
+class Crop(Layer):
+    """The middle of the map, its values from 0..1 brought to -1..1 unless `noadjust`: how the first cfgs of YOLO begin.
+
+    In training Darknet draws the place, and whether it is flipped; here it is the middle then, too.
+    """
+
+    def __init__(self, section: Section, before: Before) -> None:
+        super().__init__(section, before)
+        self.height = section.integer("crop_height", 1, at_least=1)
+        self.width = section.integer("crop_width", 1, at_least=1)
+        self.adjusts = not section.integer("noadjust", 0)
+
+    def output_shape(self, *shapes: Shape) -> Shape:
+        channels, height, width = shapes[0]
+        if height < self.height or width < self.width:
+            raise self.section.error(f"{self.height}x{self.width} cannot be cut out of {height}x{width}")
+        return channels, self.height, self.width
+
+    def forward(self, x: Tensor) -> Tensor:
+        top, left = (x.shape[2] - self.height) // 2, (x.shape[3] - self.width) // 2
+        x = x[:, :, top : top + self.height, left : left + self.width]
+        return x * 2 - 1 if self.adjusts else x
+
+
 class Dropout(Layer):
     """Zeroes a part of its input in training; in evaluation it does nothing."""
 

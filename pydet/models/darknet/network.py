@@ -14,7 +14,7 @@ from pydet.models.darknet.base import MAX_OUTPUTS, MAX_WEIGHTS, Before, Layer, S
 from pydet.models.darknet.cfg import CfgError, Section
 from pydet.models.darknet.connected import Connected, Local
 from pydet.models.darknet.heads import Grid, Head, Region, Yolo
-from pydet.models.darknet.layers import Convolutional, Dropout, MaxPool, Reorg, Route, Shortcut, Upsample
+from pydet.models.darknet.layers import Convolutional, Crop, Dropout, MaxPool, Reorg, Route, Shortcut, Upsample
 from pydet.models.darknet.tree import TreeWalk
 from pydet.models.detection import DetectionModel
 from pydet.placement import Placement
@@ -23,6 +23,7 @@ from pydet.wordtree import WordTree
 LAYERS: dict[str, type[Layer]] = {
     "connected": Connected,
     "convolutional": Convolutional,
+    "crop": Crop,
     "detection": Grid,
     "dropout": Dropout,
     "local": Local,
