@@ -13,6 +13,7 @@ from pydet.models.darknet import CfgError, Darknet, format_cfg, parse_cfg, read_
 
 CONVOLUTION = "[convolutional]\nfilters=8\nsize=3\npad=1\nactivation=leaky\n"
 YOLO = "[yolo]\nmask=0\nanchors=10,13,16,30\nclasses=3\nnum=2\n"
+REGION = "[region]\nanchors=1,2\nclasses=3\nnum=1\n"
 
 
 def build(layers: str, width: int = 32, height: int = 32, channels: int = 3) -> Darknet:
@@ -21,7 +22,8 @@ def build(layers: str, width: int = 32, height: int = 32, channels: int = 3) -> 
 
 
 def test_white_space_comments_and_the_first_of_equal_keys() -> None:
-    text = "# note\n[ net ]\n wid th = 6 4 \n;height=1\nheight=32 # not a comment\r\n\theight = 96\n[conv]\nfilters=2\n"
+    text = "# note\n[ net ]\n wid th = 6 4 \n;height\f=1\u2028two\nheight=32 # not a comment\r\n\theight = 96\n"
+    text += "[conv]\nfilters=2\n"
     net, convolution = parse_cfg(text)
     assert net.options == {"width": "64", "height": "32#notacomment"}
     assert (net.integer("width"), net.integer("height")) == (64, 32)
@@ -92,6 +94,15 @@ def test_weights_given_as_cfg(tmp_path: Path) -> None:
         ("[convolutional]\nfilters=8\ngroups=2\n", "groups=2 must divide its 3 input channels and 8 filters"),
         ("[convolutional]\nfilters=8\nactivation=swoosh\n", "activation must be one of linear, leaky.*got 'swoosh'"),
         ("[convolutional]\nfilters=8\nxnor=1\n", "xnor=1 is not supported"),
+        ("[convolutional]\nfilters=8\ndilation=2\n", "dilation=2 is not supported"),
+        ("[convolutional]\nfilters=8\ndontloadscales=1\n", "dontloadscales=1 is not supported"),
+        (CONVOLUTION + "[route]\nlayers=0\ngroups=2\ngroup_id=1\n", r"layer 1 \[route\]: groups=2 is not supported"),
+        (CONVOLUTION + "[shortcut]\nfrom=0,0\n", "from must be one layer, got '0,0'"),
+        (CONVOLUTION + "[reorg]\nstride=2\nflatten=1\n", "flatten=1 is not supported"),
+        (CONVOLUTION + YOLO + "scale_x_y=1.05\n", r"layer 1 \[yolo\]: scale_x_y=1.05 is not supported"),
+        (CONVOLUTION + REGION + "background=1\n", r"layer 1 \[region\]: background=1 is not supported"),
+        (CONVOLUTION + YOLO + "[upsample]\n", r"layer 2 \[upsample\]: it takes the output of layer 1 \[yolo\], no map"),
+        (CONVOLUTION + YOLO + "[route]\nlayers=0,1\n", r"layer 2 \[route\]: it takes the output of layer 1 \[yolo\]"),
         ("[convolutional]\nfilters=8\nsize=99\n", "a 99x99 filter does not fit into 32x32 padded by 0"),
         ("[maxpool]\nsize=40\npadding=0\n", "a window of 40 does not fit into 32x32 padded by 0"),
         (CONVOLUTION + "[upsample]\nstride=0\n", r"layer 1 \[upsample\]: stride must be at least 1"),
@@ -104,6 +115,7 @@ def test_weights_given_as_cfg(tmp_path: Path) -> None:
         (CONVOLUTION + "[shortcut]\n", "the key 'from' is missing"),
         (CONVOLUTION + "[shortcut]\nfrom=1\n", "from=1 refers to itself"),
         (CONVOLUTION + "[reorg]\nstride=4\n", "its square the channels of 8x32x32"),
+        ("[crop]\ncrop_height=32\ncrop_width=33\n", "32x33 cannot be cut out of 32x32"),
         (CONVOLUTION + "[dropout]\nprobability=2\n", "probability must be in 0..1, got 2"),
         (CONVOLUTION + YOLO.replace("mask=0", "mask=2"), "mask must hold indices of the anchors, 0 to 1, got 2"),
         (CONVOLUTION + YOLO.replace("mask=0", "mask=-1"), "mask must hold indices of the anchors, 0 to 1, got -1"),
@@ -115,7 +127,11 @@ def test_weights_given_as_cfg(tmp_path: Path) -> None:
             r"layer 1 \[yolo\]: layer 0 before it must give 25 filters, 1 anchors x \(5 \+ 20 classes\), but gives 8",
         ),
         (
-            CONVOLUTION + YOLO + CONVOLUTION.replace("filters=8", "filters=9") + YOLO.replace("classes=3", "classes=4"),
+            CONVOLUTION
+            + YOLO
+            + "[route]\nlayers=0\n"
+            + CONVOLUTION.replace("filters=8", "filters=9")
+            + YOLO.replace("classes=3", "classes=4"),
             r"all \[yolo\] layers must have the same number of classes, got \[3, 4\]",
         ),
         ("", "there is no layer after"),
@@ -153,6 +169,13 @@ def test_the_sum_of_the_weights_is_limited() -> None:
     message = r"layer 4 .*up to here the network has [0-9,]+ weights; the limit is 536,870,912"
     with torch.device("meta"), pytest.raises(CfgError, match=message):
         build(layers)
+
+
+def test_networks_that_cannot_find_anything() -> None:
+    with pytest.raises(CfgError, match=r"own\.cfg, line 5, layer 0 \[region\]: no layer before it has weights"):
+        build(REGION, channels=8)
+    with pytest.raises(CfgError, match=r"own\.cfg, line 1, \[net\]: no layer of the network finds objects"):
+        build(CONVOLUTION).eval()([torch.zeros(3, 8, 8)])
 
 
 def test_huge_pictures_are_refused() -> None:

@@ -27,8 +27,9 @@ from pydet.wordtree import WordTree
 DATA = Path(__file__).parent / "data"
 CFG_FOLDER = Path("/usr/share/darknet/cfg")
 DOG = Path("/usr/share/darknet/data/dog.jpg")
-UNITS = ["conv", "fc", "fcsoft", "pool", "region", "regionlog", "route", "tree", "yolo"]
-HEADS = ["fc", "fcsoft", "region", "regionlog", "tree", "yolo"]
+# "odd": an input that the strides do not divide, so that maps are rounded up.
+UNITS = ["activations", "conv", "crop", "fc", "fcsoft", "odd", "pool", "region", "regionlog", "route", "tree", "yolo"]
+HEADS = ["fc", "fcsoft", "odd", "region", "regionlog", "tree", "yolo"]
 
 Recording = dict[str, np.ndarray]
 

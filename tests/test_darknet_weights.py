@@ -131,6 +131,20 @@ def test_layers_that_are_not_loaded(tmp_path: Path) -> None:
         models.load(cfg=tmp_path / "small.cfg", weights=tmp_path / "a.weights")
 
 
+def test_any_layer_can_be_left_out(tmp_path: Path) -> None:
+    network = Darknet(parse_cfg("[net]\nheight=4\nwidth=4\n[connected]\noutput=2\ndontload=1\n[local]\nfilters=3\n"))
+    load_weights(network, write(tmp_path / "a.weights", count=3 * 1 + 3 * 2))
+    save_weights(network, tmp_path / "b.weights")
+    assert (tmp_path / "b.weights").read_bytes() == (tmp_path / "a.weights").read_bytes()
+
+
+def test_a_network_without_numbers(tmp_path: Path) -> None:
+    network = Darknet(parse_cfg("[net]\nheight=4\nwidth=4\n[maxpool]\n"))
+    load_weights(network, write(tmp_path / "a.weights", count=0))
+    with pytest.raises(WeightsError, match=r"b\.weights: too long: 1 numbers are left after the header"):
+        load_weights(network, write(tmp_path / "b.weights", count=1))
+
+
 def official() -> Path:
     return shared_path("data/weights") / "yolov3-tiny.weights"
 

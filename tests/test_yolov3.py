@@ -85,8 +85,23 @@ def test_other_sizes_name_the_rule(tiny: Darknet, size: tuple[int, int]) -> None
     message = rf"layer \d+ .*height and width .* must be multiples of 32, its coarsest stride, got {size[0]}x{size[1]}"
     with pytest.raises(CfgError, match=message):
         tiny.forward_features(torch.zeros(1, 3, *size))
+
+
+@pytest.mark.parametrize("size", [(416, 400), (16, 32)])
+def test_sizes_whose_maps_do_not_meet(size: tuple[int, int]) -> None:
+    message = rf"layer 20 \[route\]: height and width .* must be multiples of 32, .* got {size[0]}x{size[1]}"
     with pytest.raises(CfgError, match=message):
         models.load(image_size=size)
+
+
+def test_a_size_that_is_rounded_up_is_the_only_one() -> None:
+    """As Darknet takes it; a map of 13 rows does not say that they were 410 pixels, so that the loss asks the head."""
+    network = models.load(image_size=(410, 416))
+    coarse, fine = network.forward_features(torch.zeros(1, 3, 410, 416))
+    assert (list(coarse.shape[2:]), list(fine.shape[2:])) == ([13, 13], [26, 26])
+    assert [head.input_size(raw) for head, raw in zip(network.heads, (coarse, fine), strict=True)] == [(410, 416)] * 2
+    with pytest.raises(CfgError, match=r"layer 16 \[yolo\]: the network works at 410x416 only, got 416x416"):
+        network.forward_features(torch.zeros(1, 3, 416, 416))
 
 
 @pytest.mark.parametrize("fuse", [True, False])

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
+from types import MappingProxyType
 from typing import TypeAlias
 
-import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from pydet.models.darknet.cfg import Section
 from pydet.wordtree import WordTree
@@ -20,23 +19,6 @@ Shape: TypeAlias = tuple[int, int, int]  # channels, height, width
 # outputs of a layer in an int.
 MAX_WEIGHTS = 2**29
 MAX_OUTPUTS = 2**31 - 1
-
-
-def _linear(x: Tensor) -> Tensor:
-    return x
-
-
-def _leaky(x: Tensor) -> Tensor:
-    return F.leaky_relu_(x, 0.1)
-
-
-# All in place: each is applied to a tensor that its layer has just made. None is a lambda, which cannot be pickled.
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "linear": _linear,
-    "leaky": _leaky,
-    "logistic": torch.sigmoid_,
-    "relu": F.relu_,
-}
 
 
 @dataclass
@@ -76,10 +58,17 @@ class Layer(nn.Module):
 
     # How many times coarser the output is than the input.
     stride = Fraction(1)
+    # Options of Darknet or of its forks that change what is computed and are not supported, with the value that does
+    # no harm. Others that are not known are ignored, as by Darknet.
+    unsupported: Mapping[str, float] = MappingProxyType({})
 
     def __init__(self, section: Section, before: Before, sources: tuple[int, ...] | None = None) -> None:
         super().__init__()
+        for key, harmless in {"dontloadscales": 0, "numload": 0, **self.unsupported}.items():
+            if section.number(key, harmless) != harmless:
+                raise section.error(f"{key}={section.text(key)[:40]} is not supported")
         self.section = section
+        self.dontload = bool(section.integer("dontload", 0))
         # Indices of the layers whose outputs it takes: the one before it, unless it says otherwise. -1: the input.
         self.sources = (before.index - 1,) if sources is None else sources
 
@@ -93,11 +82,3 @@ class Layer(nn.Module):
 
     def extra_repr(self) -> str:
         return ", ".join(f"{key}={value}" for key, value in self.section.options.items())
-
-
-def activation_of(section: Section, default: str) -> tuple[str, Callable[[Tensor], Tensor]]:
-    """The name and the function."""
-    name = section.text("activation", default)
-    if name not in ACTIVATIONS:
-        raise section.error(f"activation must be one of {', '.join(ACTIVATIONS)}, got {name[:40]!r}")
-    return name, ACTIVATIONS[name]

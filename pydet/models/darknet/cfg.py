@@ -82,7 +82,7 @@ def parse_cfg(text: str, source: str = "cfg") -> list[Section]:
     mistake whose effect would be a silent default.
     """
     sections: list[Section] = []
-    for number, original in enumerate(text.splitlines(), start=1):
+    for number, original in enumerate(text.split("\n"), start=1):  # not at a form feed in a remark, too
         line = "".join(original.split())
         if not line or line[0] in "#;":
             continue

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pydet.models.darknet.base import MAX_WEIGHTS, Before, Layer, Shape, activation_of
+from pydet.models.darknet.activations import activation_of
+from pydet.models.darknet.base import MAX_WEIGHTS, Before, Layer, Shape
 from pydet.models.darknet.cfg import Section
 from pydet.models.darknet.layers import BatchNorm
 

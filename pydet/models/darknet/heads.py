@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fractions import Fraction
 from functools import cached_property
+from types import MappingProxyType
 
 import torch
 from torch import Tensor
@@ -39,6 +40,9 @@ class Head(Layer):
         super().__init__(section, before)
         self.pixels = before.strides[-1] if before.strides else Fraction(1)  # side of a cell
         self.built_for = before.input_shape[1:]
+        # Where rows were rounded up or fell off the edges, a map does not tell how large the input was.
+        cells = before.shape(before.index - 1)[1:]
+        self.one_size = any(n * self.pixels != length for n, length in zip(cells, self.built_for, strict=True))
 
     def forward(self, x: Tensor) -> Tensor:
         return x
@@ -84,6 +88,8 @@ class Head(Layer):
 
     def input_size(self, raw: Tensor) -> tuple[int, int]:
         """(height, width) of the network's input that gives such a map."""
+        if self.one_size:
+            return self.built_for
         height, width = (n * self.pixels.numerator // self.pixels.denominator for n in raw.shape[2:])
         return height, width
 
@@ -117,6 +123,8 @@ def _refuse(section: Section, key: str) -> None:
 
 class Yolo(Head):
     """YOLOv3's detection layer: `mask` chooses its anchors from those of all such layers."""
+
+    unsupported = MappingProxyType({"scale_x_y": 1, "new_coords": 0})
 
     def __init__(self, section: Section, before: Before) -> None:
         super().__init__(section, before)
@@ -155,6 +163,8 @@ class Yolo(Head):
 class Region(Head):
     """YOLOv2's detection layer, and with a tree YOLO9000's: anchors in cells, a softmax over the classes."""
 
+    unsupported = MappingProxyType({"background": 0})
+
     def __init__(self, section: Section, before: Before) -> None:
         super().__init__(section, before)
         self.num_classes = section.integer("classes", 20, at_least=1)
@@ -176,7 +186,6 @@ class Region(Head):
     @cached_property
     def settings(self) -> RegionSettings:
         """Of the loss; what the section leaves out is as in Darknet."""
-        _refuse(self.section, "background")
         number, integer = self.section.number, self.section.integer
         return RegionSettings(
             softmax=bool(integer("softmax", 0)),

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from fractions import Fraction
+from types import MappingProxyType
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pydet.models.darknet.base import MAX_OUTPUTS, MAX_WEIGHTS, Before, Layer, Shape, activation_of
+from pydet.models.darknet.activations import activation_of
+from pydet.models.darknet.base import MAX_OUTPUTS, MAX_WEIGHTS, Before, Layer, Shape
 from pydet.models.darknet.cfg import Section
 from pydet.models.packed import PackedWeight
 from pydet.ops.max_pool_2x2 import max_pool_2x2
@@ -53,11 +55,12 @@ class BatchNorm(nn.Module):
 class Convolutional(Layer):
     """Convolution, batch normalisation or bias, activation."""
 
+    unsupported = MappingProxyType(
+        {"binary": 0, "xnor": 0, "flipped": 0, "dilation": 1, "antialiasing": 0, "stride_x": -1, "stride_y": -1}
+    )
+
     def __init__(self, section: Section, before: Before) -> None:
         super().__init__(section, before)
-        for key in ("binary", "xnor", "flipped"):
-            if section.integer(key, 0):
-                raise section.error(f"{key}=1 is not supported")
         channels, *_ = before.shape(before.index - 1)
         filters = section.integer("filters", at_least=1)
         size = section.integer("size", 1, at_least=1)
@@ -74,7 +77,6 @@ class Convolutional(Layer):
             raise section.error(f"{filters} filters of {shape} are {count:,} weights; the limit is {MAX_WEIGHTS:,}")
         self.stride = Fraction(stride)
         self.activation, self.activate = activation_of(section, "logistic")
-        self.dontload = bool(section.integer("dontload", 0))
         normalised = bool(section.integer("batch_normalize", 0))
         self.conv = nn.Conv2d(channels, filters, size, stride, padding, groups=groups, bias=not normalised)
         self.norm = BatchNorm(filters, before.batch_norm) if normalised else None
@@ -120,6 +122,8 @@ class Convolutional(Layer):
 
 class MaxPool(Layer):
     """Maximum over windows that start at i * stride - padding // 2; what lies outside of the map does not count."""
+
+    unsupported = MappingProxyType({"maxpool_depth": 0, "antialiasing": 0, "stride_x": -1, "stride_y": -1})
 
     def __init__(self, section: Section, before: Before) -> None:
         super().__init__(section, before)
@@ -172,6 +176,8 @@ class Upsample(Layer):
 class Route(Layer):
     """The outputs of earlier layers, their channels one after another."""
 
+    unsupported = MappingProxyType({"groups": 1})
+
     def __init__(self, section: Section, before: Before) -> None:
         indices = [before.resolve(section, "layers", value) for value in section.integers("layers")]
         super().__init__(section, before, tuple(indices))
@@ -190,14 +196,17 @@ class Route(Layer):
 class Shortcut(Layer):
     """The output before it plus that of an earlier layer, over the channels that both have, then the activation.
 
-    If one map is a multiple of the other in size, each pixel of the smaller one meets the first of its block in the
-    larger one.
+    Where they meet it is alpha times the one plus beta times the other. If one map is a multiple of the other in size,
+    each pixel of the smaller one meets the first of its block in the larger one.
     """
 
     def __init__(self, section: Section, before: Before) -> None:
+        if "," in section.text("from"):
+            raise section.error(f"from must be one layer, got {section.text('from')[:40]!r}")
         origin = before.resolve(section, "from", section.integer("from"))
         super().__init__(section, before, (before.index - 1, origin))
         _, self.activate = activation_of(section, "linear")
+        self.alpha, self.beta = section.number("alpha", 1), section.number("beta", 1)
 
     def output_shape(self, *shapes: Shape) -> Shape:
         (_, height, width), (_, from_height, from_width) = shapes
@@ -213,19 +222,25 @@ class Shortcut(Layer):
         return max(size // from_size, 1), max(from_size // size, 1)
 
     def forward(self, x: Tensor, other: Tensor) -> Tensor:
+        if self.beta != 1:
+            other = other * self.beta
         if x.shape == other.shape:
-            return self.activate(x + other)
+            return self.activate((x if self.alpha == 1 else x * self.alpha) + other)
         step, from_step = self._steps(x.shape[3], other.shape[3])
         channels = min(x.shape[1], other.shape[1])
         height, width = min(x.shape[2], other.shape[2]), min(x.shape[3], other.shape[3])
         x = x.clone()
         target = x[:, :channels, : height * step : step, : width * step : step]
+        if self.alpha != 1:
+            target *= self.alpha
         target += other[:, :channels, : height * from_step : from_step, : width * from_step : from_step]
         return self.activate(x)
 
 
 class Reorg(Layer):
     """YOLOv2's passthrough in Darknet's order of the elements, which is neither pixel_unshuffle nor space-to-depth."""
+
+    unsupported = MappingProxyType({"flatten": 0, "extra": 0})
 
     def __init__(self, section: Section, before: Before) -> None:
         super().__init__(section, before)
@@ -252,6 +267,30 @@ class Reorg(Layer):
             return x.reshape(batch, channels, height * step, width * step)
         x = x.reshape(batch, channels, height, step, width, step).permute(0, 3, 5, 1, 2, 4)
         return x.reshape(batch, channels * step**4, height // step, width // step)
+
+
+class Crop(Layer):
+    """The middle of the map, its values from 0..1 brought to -1..1 unless `noadjust`: how the first cfgs of YOLO begin.
+
+    In training Darknet draws the place, and whether it is flipped; here it is the middle then, too.
+    """
+
+    def __init__(self, section: Section, before: Before) -> None:
+        super().__init__(section, before)
+        self.height = section.integer("crop_height", 1, at_least=1)
+        self.width = section.integer("crop_width", 1, at_least=1)
+        self.adjusts = not section.integer("noadjust", 0)
+
+    def output_shape(self, *shapes: Shape) -> Shape:
+        channels, height, width = shapes[0]
+        if height < self.height or width < self.width:
+            raise self.section.error(f"{self.height}x{self.width} cannot be cut out of {height}x{width}")
+        return channels, self.height, self.width
+
+    def forward(self, x: Tensor) -> Tensor:
+        top, left = (x.shape[2] - self.height) // 2, (x.shape[3] - self.width) // 2
+        x = x[:, :, top : top + self.height, left : left + self.width]
+        return x * 2 - 1 if self.adjusts else x
 
 
 class Dropout(Layer):

@@ -14,7 +14,7 @@ from pydet.models.darknet.base import MAX_OUTPUTS, MAX_WEIGHTS, Before, Layer, S
 from pydet.models.darknet.cfg import CfgError, Section
 from pydet.models.darknet.connected import Connected, Local
 from pydet.models.darknet.heads import Grid, Head, Region, Yolo
-from pydet.models.darknet.layers import Convolutional, Dropout, MaxPool, Reorg, Route, Shortcut, Upsample
+from pydet.models.darknet.layers import Convolutional, Crop, Dropout, MaxPool, Reorg, Route, Shortcut, Upsample
 from pydet.models.darknet.tree import TreeWalk
 from pydet.models.detection import DetectionModel
 from pydet.placement import Placement
@@ -23,6 +23,7 @@ from pydet.wordtree import WordTree
 LAYERS: dict[str, type[Layer]] = {
     "connected": Connected,
     "convolutional": Convolutional,
+    "crop": Crop,
     "detection": Grid,
     "dropout": Dropout,
     "local": Local,
@@ -145,7 +146,7 @@ class Darknet(DetectionModel):
 
     def predict(self, x: Tensor, sizes: Tensor) -> tuple[Tensor, Tensor]:
         if not self.num_classes:
-            raise RuntimeError(f"Darknet: no layer of {self.sections[0].place or 'the network'} finds objects")
+            raise self.sections[0].error("no layer of the network finds objects")
         boxes, _, scores = self.decode(self.forward_features(x))
         return boxes, scores
 
@@ -237,9 +238,14 @@ def _build_layers(
         if section.name not in LAYERS:
             raise section.error(f"unknown layer; known ones are {', '.join(LAYERS)}")
         layer = LAYERS[section.name](section, before)
+        for source in layer.sources:
+            if source >= 0 and isinstance(layers[source], Head):
+                raise section.error(f"it takes the output of layer {source} [{layers[source].section.name}], no map")
         weights += sum(tensor.numel() for tensor in layer.darknet_tensors().values())
         if weights > MAX_WEIGHTS:
             raise section.error(f"up to here the network has {weights:,} weights; the limit is {MAX_WEIGHTS:,}")
+        if isinstance(layer, Head) and not weights:
+            raise section.error("no layer before it has weights")
         layers.append(layer)
         _advance(before, layer)
     return layers
@@ -256,8 +262,12 @@ def _advance(before: Before, layer: Layer) -> None:
         shape = layer.output_shape(*[before.shape(i) for i in layer.sources])
     except CfgError as error:
         raise error if fits else _size_error(before, layer, coarsest) from error
-    if isinstance(layer, (Yolo, Region)) and not fits:
-        raise _size_error(before, layer, coarsest)
+    if isinstance(layer, (Yolo, Region)) and tuple(size) != layer.built_for:
+        if layer.one_size:
+            rows, columns = layer.built_for
+            raise layer.section.error(f"the network works at {rows}x{columns} only, got {size[0]}x{size[1]}")
+        if not fits:
+            raise _size_error(before, layer, coarsest)
     _check_outputs(layer.section, shape)
     before.shapes.append(shape)
     before.sections.append(layer.section)

@@ -13,7 +13,6 @@ import torch
 
 from pydet.files import whole_file
 from pydet.models.darknet.base import Layer
-from pydet.models.darknet.layers import Convolutional
 from pydet.models.darknet.network import Darknet
 
 FUSED = "batch normalisation has been folded away, which cannot be undone; save before fuse(), or load with fuse=False"
@@ -44,7 +43,7 @@ def load_weights(network: Darknet, path: str | os.PathLike[str]) -> None:
                     stored = stored.view(tensor.shape[1], tensor.shape[0]).T.contiguous()
                 state[f"layers.{index}.{name}"] = stored.view(tensor.shape)
     # A network without memory of its own (device "meta") takes the tensors as they are.
-    network.load_state_dict(state, strict=False, assign=next(network.parameters()).is_meta)
+    network.load_state_dict(state, strict=False, assign=any(tensor.is_meta for tensor in network.parameters()))
     network.weights_header = header
 
 
@@ -69,7 +68,7 @@ def _stored_layers(network: Darknet) -> Iterator[tuple[int, Layer]]:
     """The layers that have numbers in the file, with their indices."""
     for index, layer in enumerate(network.layers):
         assert isinstance(layer, Layer)
-        if not (isinstance(layer, Convolutional) and layer.dontload):
+        if not layer.dontload:
             yield index, layer
 
 
