@@ -73,3 +73,13 @@ def test_recordings(job: dict[str, Any]) -> None:
         np.testing.assert_allclose(rows.numpy(), truth, atol=2e-6)
     else:
         np.testing.assert_allclose(grid(rows).numpy(), truth, atol=2e-6)
+
+
+def test_recording_of_a_wide_picture() -> None:
+    """Stripes of black and white, so that the least shift of where a pixel is read shows."""
+    recording = np.load(DATA / "aug_wide.npz")
+    picture, wanted = torch.from_numpy(recording["src"]), recording["X"]
+    size = (wanted.shape[1], wanted.shape[2])
+    sample = Sample(picture, torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64))
+    place = Place(0.0, 0.0, float(size[1]), float(size[0]), Colours(0.0, 1.0, 1.0), flip=False)
+    np.testing.assert_allclose(DarknetPlace().apply(sample, place, size).image.numpy(), wanted, rtol=0, atol=2e-6)

@@ -123,6 +123,16 @@ def test_recorded_rates() -> None:
     assert rates(net, recording["batch_num"].tolist()) == pytest.approx(recording["rate"].tolist(), rel=1e-6)
 
 
+def test_recorded_policies() -> None:
+    """Thousands of updates of Darknet's get_current_rate; gamma is a float there, and its 45,000th power shows it."""
+    recording = read("rate_policies")
+    for net, wanted in zip(recording["nets"].tolist(), recording["rates"].tolist(), strict=True):
+        (section,) = parse_cfg(f"[net]\n{net}")
+        policy = Policy.of(section)
+        found = [policy.rate(update) for update in recording["updates"].tolist()]
+        assert found == pytest.approx(wanted, rel=5e-6, abs=1e-12), net
+
+
 def test_other_policies() -> None:
     """Darknet's get_current_rate, worked out by hand."""
     lr = {"learning_rate": 2}

@@ -487,3 +487,13 @@ def test_cell_at_by_hand(math: ModuleType) -> None:
         assert f.cell_at(middle - 5, middle + 5, 13, 416).tolist() == [-1, 0, 0, 0, 1, 12, -1, -1, -1, -1]
         edges = np.arange(76) * 8.0  # exact: no edge slips into the cell before it
         assert f.cell_at(edges - 3, edges + 3, 76, 608).tolist() == list(range(76))
+
+
+def test_cell_at_is_rounded_to_float32(math: ModuleType) -> None:
+    """7 / 11 in float32 is less than 7 / 11, but 11 times that in float32 is 7: Darknet's int(x * W)."""
+    share = float(np.float32(7 / 11))
+    assert share * 11 < 7
+    assert np.float32(share) * np.float32(11) == 7
+    assert math.f64.cell_at(share * 352 - 5, share * 352 + 5, 11, 352) == 7
+    nearly = np.nextafter(352, 0)  # in the picture, so not in the cell behind it
+    assert math.f64.cell_at(nearly, nearly, 11, 352) == 10

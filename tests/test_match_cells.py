@@ -186,6 +186,17 @@ def test_a_centre_on_an_edge_is_in_the_next_cell() -> None:
     assert match(centred((40, 20, 10, 10)), priors=PRIORS[:2])[1] == [10]
 
 
+@pytest.mark.parametrize("function", [match_cells, reference.match_cells])
+def test_the_place_of_a_centre_is_rounded_to_float32(function: Any) -> None:
+    """0.7 in float32 is less than 7 / 10, but 10 times that in float32 is 7; and nothing is rounded out of the grid."""
+    share, almost = float(torch.tensor(0.7)), 1 - 1e-15
+    assert share < 0.7
+    for x, column in ((share, 7), (almost, 9)):
+        truth = torch.tensor([[320 * x - 5, 1, 320 * x + 5, 31]], dtype=torch.float64)
+        _, predictors = function(torch.zeros(1, 10, 4), truth, torch.tensor([1]), (1, 10), (32, 320), priors=PRIORS[:1])
+        assert predictors.tolist() == [column]
+
+
 def test_boxes_as_fractions() -> None:
     scale = torch.tensor([60.0, 40, 60, 40])
     truths = centred((5, 5, 9, 21), (59, 39, 30, 12), (30, 10, 8, 9))

@@ -183,13 +183,14 @@ def match_cells(
             enable_fp_fusion=False,
         )
 
-    # YOLO section 2: the cell in which the centre falls; none for a box without area, or outside.
+    # YOLO section 2: the cell in which the centre falls, in float32; none for a box without area, or outside.
     cells, size = (torch.stack([truths.new_full((), n) for n in (pair[1], pair[0])]) for pair in (grid, image_size))
     at = 0.5 * (truths[:, :2] + truths[:, 2:]) * cells / size
     image = image_of_each(offsets, total)
     valid = ((truths[:, 2:] > truths[:, :2]) & (at >= 0) & (at < cells)).all(dim=1) & (image < images)
     image = image.clamp(max=images - 1)
-    column, row = torch.where(valid[:, None], at, 0).long().unbind(dim=1)
+    place_in_grid = torch.where(valid[:, None], at, 0).float().minimum((cells - 1).float()).long()
+    column, row = place_in_grid.unbind(dim=1)
     cell = image * (grid[0] * grid[1]) + row * grid[1] + column
     index = torch.arange(total, device=truths.device)
     if mode == "overlap":  # section 2.4: one object a cell, the first

@@ -56,11 +56,15 @@ struct GridAxis {
   T extent;  // of the picture
 };
 
-// Along one axis the cell in which the middle of a box lies; -1 where that is outside of the picture or NaN.
+// Along one axis the cell in which the middle of a box lies; -1 where that is outside of the picture or NaN. It is
+// rounded to float32, as in Darknet: a middle that is on an edge but for the rounding of its fraction of the picture,
+// 1/13 say, is in the next cell.
 template <typename T>
 PYDET_HD int64_t cell_at(T first, T last, GridAxis<T> axis) {
   const T at = T(0.5) * (first + last) * static_cast<T>(axis.cells) / axis.extent;
-  return at >= T(0) && at < static_cast<T>(axis.cells) ? static_cast<int64_t>(at) : -1;
+  if (!(at >= T(0) && at < static_cast<T>(axis.cells))) return -1;
+  const int64_t cell = static_cast<int64_t>(static_cast<float>(at));
+  return cell < axis.cells ? cell : axis.cells - 1;
 }
 
 template <typename T>

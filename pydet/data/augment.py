@@ -125,6 +125,9 @@ def unit(image: Tensor) -> Tensor:
 def with_colours(image: Tensor, hue: float, saturation: float, value: float = 1.0) -> Tensor:
     """A picture [3, H, W] in 0..1 with other colours: turned, and scaled, in HSV. Not cut to 0..1.
 
+    Darknet's, where nothing is turned, makes a pixel magenta now and then: a red whose hue is so little below 0
+    that it rounds to a whole turn.
+
     Args:
         hue: in turns of the colour circle.
         saturation: factor.

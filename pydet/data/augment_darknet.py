@@ -142,7 +142,9 @@ def _placed(picture: int, start: int, length: int, size: int) -> tuple[Taps, int
         What is looked at for each pixel of it that can be seen, and where the first of these is.
     """
     begin, end = max(start, 0), min(start + length, size)
-    position = torch.arange(begin - start, max(end, begin) - start, dtype=torch.float32) / length * picture
+    # Rounded as Darknet's binaries do, which are built with -Ofast: in a wide picture the place is otherwise another
+    scale = float(np.float32(picture) * (np.float32(1) / np.float32(length)))
+    position = torch.arange(begin - start, max(end, begin) - start, dtype=torch.float32) * scale
     first = position.long().clamp_(max=picture - 1)
     part = position - first
     # Beyond the last pixel is black, to Darknet

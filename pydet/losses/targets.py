@@ -16,10 +16,11 @@ class Targets(NamedTuple):
 
     Attributes:
         boxes: [G, 4] xyxy in pixels of the network's input, floating. With float64 the cell of a centre that lies on
-            the border of two is exact.
+            the border of two is Darknet's, and so is the size of a box of a few pixels to its last digit.
         labels: int64 [G], as the network's outputs count them: for SSD 0 is the background, for YOLO9000 and whatever
             has a `map=` in its cfg they are the classes of the map.
-        counts: int64 [B], how many of the objects each image has; 0 is an ordinary number.
+        counts: int64 [B], how many of the objects each image has; 0 is an ordinary number. All of them count; Darknet
+            looks at the first 90 of an image, [region] at 30.
         image_labels: None, or int64 [B] for YOLO9000's joint training: the node of the tree that an image as a whole
             shows, whose boxes are then not looked at; -1 for an ordinary image (with boxes, or known to be empty).
     """

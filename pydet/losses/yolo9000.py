@@ -103,7 +103,11 @@ def _likes_best(cells: Tensor, node: Tensor, tree: TreeTables) -> Tensor:
     conditional = ops.tree_softmax(flat[..., 5:], tree.parents)
     path = tree.paths[node][:, None]  # [B, 1, D]
     along = conditional.take_along_dim(path.clamp(min=0), dim=2)
-    return (torch.where(path >= 0, along, 1).prod(dim=2) * flat[..., 4].sigmoid()).argmax(dim=1)
+    likes = torch.where(path >= 0, along, 1).prod(dim=2) * flat[..., 4].sigmoid()
+    # Of equals the first in Darknet's order, all cells of one anchor before the next anchor.
+    num_cells, num_anchors = cells.shape[1] * cells.shape[2], cells.shape[3]
+    first = likes.unflatten(1, (num_cells, num_anchors)).mT.flatten(1).argmax(dim=1)
+    return first % num_cells * num_anchors + first // num_cells
 
 
 def _tree_loss(logits: Tensor, labels: Tensor, used: Tensor, owner: Tensor, tree: TreeTables) -> Tensor:

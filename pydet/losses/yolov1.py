@@ -60,7 +60,8 @@ def yolov1_loss(
         are Darknet's over its batch. float64 for float64 inputs, else float32. No value is looked at.
     """
     with torch.no_grad():
-        boxes, _, _ = ops.yolo_grid_decode(raw, side, num_boxes, image_size, settings.sqrt)
+        # In float64, since Darknet's boxes are relative to the cell: the IoU of small ones is that exact only there.
+        boxes, _, _ = ops.yolo_grid_decode(raw.double(), side, num_boxes, image_size, settings.sqrt)
         matches, predictors = ops.match_cells(
             boxes, targets.boxes, targets.counts, (side, side), image_size, mode="overlap"
         )

@@ -22,7 +22,8 @@ def match_cells(
 ) -> tuple[Tensor, Tensor]:
     """Which prediction of a YOLO grid each ground truth trains, and which are too good to be negatives.
 
-    The cell in which the centre of a ground truth lies is responsible for it (YOLO section 2). Which of the N
+    The cell in which the centre of a ground truth lies is responsible for it (YOLO section 2); where that is, in cells,
+    is rounded to float32, as in Darknet, so that a centre on an edge of two is in the second. Which of the N
     predictions of that cell:
 
     - mode "shape" (YOLOv2 section 2, YOLOv3 section 2.1; Darknet's [region] and [yolo]): that of the prior of the

@@ -51,10 +51,11 @@ def match_cells(
 
 def _cell(truth: Tensor, grid: tuple[int, int], size: Tensor) -> int | None:
     """YOLO section 2: the cell in which the centre of the object falls; None outside and for boxes without area."""
-    at = 0.5 * (truth[:2] + truth[2:]) * truth.new_tensor(grid).flip(0) / size
-    if not ((truth[2:] > truth[:2]) & (at >= 0) & (at < at.new_tensor(grid).flip(0))).all():
+    cells = truth.new_tensor(grid).flip(0)
+    at = 0.5 * (truth[:2] + truth[2:]) * cells / size
+    if not ((truth[2:] > truth[:2]) & (at >= 0) & (at < cells)).all():
         return None
-    column, row = at.long().tolist()
+    column, row = torch.minimum(at.float().floor(), cells - 1).long().tolist()  # float32, as Darknet
     return row * grid[1] + column
 
 

@@ -6,6 +6,7 @@ import math
 import random
 from dataclasses import dataclass
 
+import numpy as np
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
@@ -18,6 +19,10 @@ ALIASES = {"sigmoid": "sig"}
 @dataclass(frozen=True)
 class Policy:
     """The learning rate of the n-th update, n from 1, by the keys of a cfg's [net] section.
+
+    Darknet's versions since 2017 compare with steps as if neither could be negative: the -1 that steps begin with in
+    yolov2-tiny-voc.cfg is then never reached, nor is any after it, and "sig" is 0 before its step. Here both are what
+    they say, and what they were when those cfgs were made.
 
     Attributes:
         learning_rate: what everything is relative to.
@@ -72,7 +77,7 @@ class Policy:
                 tuple(net.numbers("scales")) if listed else (),
                 net.integer("step", 1),
                 net.number("scale", 1),
-                net.number("gamma", 1),
+                float(np.float32(net.number("gamma", 1))),  # as in Darknet: its n-th power shows the difference
                 seed,
             )
         except CfgError:

@@ -29,4 +29,9 @@ def inputs(n: int, dtype: torch.dtype) -> list[tuple[Any, ...]]:
         truths, counts = on_a_grid(513, generator, 4).to(dtype), torch.tensor([255, 0, 257, 1])
         predictions = torch.stack([on_a_grid(2 * 8 * 7, generator, 4) for _ in counts]).to(dtype)
         found.append((predictions, truths, counts, (7, 8), (200, 300), "shape", priors[:2].to(dtype), None, 0.3))
+        # Centres on the edges of eleven columns as float32 has them, which in float64 some are not quite.
+        share = (torch.arange(1, 11) / 11).double()
+        edges = torch.stack([share * 352 - 5, share * 0 + 1, share * 352 + 5, share * 0 + 9], dim=1).to(dtype)
+        cells = torch.zeros(1, 11, 4, dtype=dtype)
+        found.append((cells, edges, torch.tensor([10]), (1, 11), (10, 352), "shape", priors[:1].to(dtype), None, None))
     return found
