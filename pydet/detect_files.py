@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pydet.files import is_stream
+from pydet.files import is_file_or_lost, is_stream
 
 if TYPE_CHECKING:  # these bring torch along, which the checks before any work do not need
     from pydet.detector import Detections
@@ -68,7 +68,7 @@ def find_inputs(arguments: Sequence[str]) -> Inputs:
 
 def _add_folder(folder: Path, inputs: Inputs, seen: set[str]) -> None:
     try:
-        files = sorted(entry for entry in folder.iterdir() if entry.is_file() and not entry.name.startswith("."))
+        files = sorted(entry for entry in folder.iterdir() if is_file_or_lost(entry) and not entry.name.startswith("."))
     except OSError as error:
         inputs.problems.append(f"{folder}: cannot be listed ({error.strerror})")
         return

@@ -67,6 +67,11 @@ def named_errors(path: str | os.PathLike[str], written: Path | None = None) -> I
         raise kind(f"cannot write {os.fspath(path)}: {reason}") from error
 
 
+def is_file_or_lost(path: Path) -> bool:
+    """Whether it is a file, or a link that leads nowhere: whoever put it there means a file, and shall be told."""
+    return path.is_file() or (path.is_symlink() and not path.exists())
+
+
 def is_stream(path: str | os.PathLike[str]) -> bool:
     """Whether it is a device, a pipe or an open file of a process, such as /dev/stdout: nothing to be replaced."""
     parent = os.path.realpath(Path(path).parent)

@@ -245,6 +245,9 @@ def test_which_files_are_meant(folder: Path) -> None:
     assert find_inputs(["odd[1].jpg"]).paths == ["odd[1].jpg"]
     assert find_inputs(["c.txt"]).paths == ["c.txt"]  # named: it is tried, and fails as a picture
     assert find_inputs(["sub/none"]).problems == [f"{Path('sub/none')}: no images in this folder"]
+    Path("lost.jpg").symlink_to("gone.jpg")
+    Path("round.jpg").symlink_to("round.jpg")
+    assert find_inputs(["."]).paths == ["a.png", "b.jpg", "lost.jpg", "odd[1].jpg", "round.jpg"]  # tried, and fail
     assert find_inputs([""]).paths == [""]  # an unset variable of a script is not the current folder
 
 
