@@ -366,6 +366,21 @@ def test_ctrl_c(folder: Path) -> None:
         Image.open(picture).load()  # raises where it is cut off
 
 
+def test_ctrl_c_while_it_is_being_imported() -> None:
+    lines = [
+        "import sys",
+        "class Interrupted:",
+        "    def find_spec(name, path, target=None):",
+        "        if name == 'pydet.commands':",
+        "            raise KeyboardInterrupt",
+        "sys.meta_path.insert(0, Interrupted)",
+        "from pydet.__main__ import run",
+        "sys.exit(run())",
+    ]
+    done = subprocess.run([sys.executable, "-c", "\n".join(lines)], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (130, "pydet: interrupted\n")
+
+
 @pytest.mark.skipif(os.name == "nt", reason="POSIX pipes")
 def test_a_reader_that_goes_away(dog: Path) -> None:
     done = subprocess.run(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -119,6 +120,8 @@ def test_classes_are_found_by_name() -> None:
     assert lost > 0
     assert str(model.problems[-1]).endswith(f"class 'Platelets': unknown to the model: its {lost} objects are left out")
     assert data.with_classes(data.class_names) is data
+    alike = replace(data, class_names=("Cat", "cat", "CAT"))
+    assert torch.equal(alike.with_classes(["background", "CAT", "cat", "Cat"]).labels, 3 - data.labels)
 
 
 def test_strict_refuses_and_names_what_is_wrong() -> None:

@@ -39,8 +39,8 @@ def load_dataset(
 
     What cannot be used is left out: a box without area or outside of its picture, an object without a class, a picture
     that is missing, damaged or of another size than its annotations say. A box that reaches more than a pixel beyond
-    the picture is cut at its edge. Each is a `Problem` of the result. Of the outlines in ultralytics' text files the boxes
-    around them are taken.
+    the picture is cut at its edge. Each is a `Problem` of the result. An outline in ultralytics' text files counts as
+    the box around it.
 
     Args:
         path: File or folder.
