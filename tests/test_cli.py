@@ -187,7 +187,7 @@ def test_a_folder_without_write_permission(dog: Path, capsys: pytest.CaptureFixt
 def test_result_files_that_would_destroy_something(dog: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Path("results").mkdir()
     assert main(["detect", "dog.jpg", "--csv", "./dog.jpg"]) == 2
-    assert "it is one of the input pictures" in capsys.readouterr().err
+    assert "it is one of the inputs" in capsys.readouterr().err
     assert main(["detect", "dog.jpg", "--json", "results"]) == 2
     assert "it is a folder" in capsys.readouterr().err
     assert main(["detect", "dog.jpg", "--json", "r", "--csv", "r"]) == 2
@@ -423,6 +423,8 @@ def test_anchors(capsys: pytest.CaptureFixture[str]) -> None:
     assert "3 anchors for pictures of 416 x 416, average IoU 0." in output.out
     assert re.search(r"^anchors = \d+,\d+,  \d+,\d+,  \d+,\d+$", output.out, re.MULTILINE)
     assert len(re.findall(r"^ +\d+  0\.\d{3}  #+", output.out, re.MULTILINE)) == 12
+    assert main(["anchors", str(BCCD), "--plot", "elbow.txt"]) == 2
+    assert "elbow.txt: no format of plots ends with '.txt'; use .png or .svg" in capsys.readouterr().err
     assert output.err.count("its box has no width") == 2
     assert "<svg" in Path("elbow.svg").read_text()
     assert main(["anchors", str(BCCD), "--strict"]) == 2

@@ -102,6 +102,9 @@ def test_first_pictures_of_a_data_set() -> None:
     assert data.first(2).paths == data.paths[:2]
     assert data.first(None) is data
     assert data.first(99).paths == data.paths
+    for limit in (0, -1):
+        with pytest.raises(ValueError, match=f"load_dataset: limit must be at least 1, got {limit}"):
+            load_dataset(BCCD, limit=limit)
     last = data.take(torch.tensor([False, False, False, True]))
     assert last.paths == data.paths[3:]
     assert torch.equal(last.boxes, data[3].boxes)
