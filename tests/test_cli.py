@@ -242,6 +242,14 @@ def test_which_files_are_meant(folder: Path) -> None:
     assert find_inputs(["."]).skipped == 1
     assert find_inputs(["*.jpg", "b.jpg", "./b.jpg", "a.png"]).paths == ["b.jpg", "odd[1].jpg", "a.png"]
     assert find_inputs(["**/*.jpg"]).paths == ["b.jpg", "odd[1].jpg", "sub/d.jpg"]
+    assert find_inputs(["./**/*.jpg"]).paths == ["./b.jpg", "./odd[1].jpg", "./sub/d.jpg"]
+    assert find_inputs([f"{folder}/s*/**"]).paths == [f"{folder}/sub/d.jpg", f"{folder}/sub/none/readme"]
+    assert find_inputs(["**/none/**/r*"]).paths == ["sub/none/readme"]
+    Path(".hidden").mkdir()
+    Path(".hidden/e.jpg").touch()
+    for name in ("one", "two"):  # more ways than anybody can go
+        Path("sub", name).symlink_to(".")
+    assert find_inputs(["**/*.jpg"]).paths == ["b.jpg", "odd[1].jpg", "sub/d.jpg"]
     assert find_inputs(["odd[1].jpg"]).paths == ["odd[1].jpg"]
     assert find_inputs(["c.txt"]).paths == ["c.txt"]  # named: it is tried, and fails as a picture
     assert find_inputs(["sub/none"]).problems == [f"{Path('sub/none')}: no images in this folder"]
