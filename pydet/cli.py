@@ -37,10 +37,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # `pydet detect ... | head`: nobody reads on, and Python would complain at its exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return SOME_FAILED
-    except (OSError, ValueError, ImportError) as error:
-        # What the system says by itself: "[Errno 2] No such file or directory: 'x.weights'"
-        of_file = isinstance(error, OSError) and error.filename and error.strerror
-        say(f"{error.filename}: {error.strerror}" if of_file else str(error))
+    except OSError as error:  # by itself the system says "[Errno 2] No such file or directory: 'x.weights'"
+        say(f"{error.filename}: {error.strerror}" if error.filename and error.strerror else str(error))
+        return NOT_STARTED
+    except (ValueError, ImportError) as error:
+        say(str(error))
         return NOT_STARTED
     except RuntimeError as error:
         if type(error).__name__ != "OutOfMemoryError":
