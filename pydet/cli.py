@@ -9,6 +9,7 @@ import sys
 import warnings
 from collections.abc import Sequence
 from importlib.metadata import version
+from pathlib import Path
 
 from pydet.commands import anchors, convert, detect, evaluate, export, info, models, train
 from pydet.commands.options import INTERRUPTED, NOT_STARTED, SOME_FAILED, say
@@ -19,6 +20,9 @@ _COMMANDS = (detect, evaluate, train, anchors, models, convert, export, info)  #
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit code."""
     warnings.filterwarnings("ignore", module=r"PIL\.")  # about oddities of files that are read all the same
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # it was closed when Python began
+            setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a file name may hold what the terminal cannot show

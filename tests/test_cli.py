@@ -398,6 +398,13 @@ def test_a_reader_that_goes_away(dog: Path) -> None:
     assert "broken" not in done.stderr.lower()
 
 
+@pytest.mark.skipif(os.name == "nt", reason="POSIX shell")
+def test_closed_streams(dog: Path) -> None:
+    command = f"{sys.executable} -m pydet detect dog.jpg --csv r.csv >&- 2>&-"
+    assert subprocess.run(command, shell=True).returncode == 0
+    assert Path("r.csv").read_text().count("\n") > 1
+
+
 def test_evaluate_a_split_with_a_report(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Folder, split and format are found; the tables and plots are written."""
     for split in ("train", "valid"):

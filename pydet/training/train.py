@@ -13,6 +13,7 @@ from pydet.data import Dataset
 from pydet.detect_files import check_writable
 from pydet.evaluate import Evaluation
 from pydet.files import alone_in, whole_file
+from pydet.metrics import coco_tools
 from pydet.models import DetectionModel, load_checkpoint, save_checkpoint
 from pydet.models.darknet import Darknet
 from pydet.models.registry import TorchvisionDefinition, find
@@ -64,6 +65,7 @@ def train(settings: Settings) -> Result:
     Raises:
         SettingsError, DataError, WeightsError, CfgError: something cannot be done; the message says what.
         OSError: the folder of the run cannot be written in, or another training is at work in it.
+        ImportError: there is a val or a test split, and no package that measures on it is installed.
         NotFinite: the loss became NaN or infinite; the message names the pictures.
     """
     with processes(settings.device) as group:
@@ -119,6 +121,8 @@ class _Run:
             what = f"{group.world} processes x {settings.parts} parts"
             raise SettingsError(f"train: batch_size must be a multiple of {what}, got {settings.batch_size}")
         self.data = read_data(settings)
+        if self.data.val is not None or self.data.test is not None:
+            coco_tools()  # what they are measured by; else it would be missed after hours
         self.best = dict(kept.best) if kept else {}
         if kept is not None and kept.fingerprint != fingerprint(self.data.train):
             raise CheckpointError(f"{folder}: the data is no longer what this training began with: {settings.data}")
