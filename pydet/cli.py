@@ -9,6 +9,7 @@ import sys
 import warnings
 from collections.abc import Sequence
 from importlib.metadata import version
+from pathlib import Path
 
 from pydet.commands import anchors, convert, detect, evaluate, export, info, models, train
 from pydet.commands.options import INTERRUPTED, NOT_STARTED, SOME_FAILED, say
@@ -19,6 +20,9 @@ _COMMANDS = (detect, evaluate, train, anchors, models, convert, export, info)  #
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit code."""
     warnings.filterwarnings("ignore", module=r"PIL\.")  # about oddities of files that are read all the same
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # it was closed when Python began
+            setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a file name may hold what the terminal cannot show
@@ -37,7 +41,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # `pydet detect ... | head`: nobody reads on, and Python would complain at its exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return SOME_FAILED
-    except (OSError, ValueError, ImportError) as error:
+    except OSError as error:  # by itself the system says "[Errno 2] No such file or directory: 'x.weights'"
+        say(f"{error.filename}: {error.strerror}" if error.filename and error.strerror else str(error))
+        return NOT_STARTED
+    except (ValueError, ImportError) as error:
         say(str(error))
         return NOT_STARTED
     except RuntimeError as error:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pydet.files import is_stream
+from pydet.files import is_file_or_lost, is_stream
 
 if TYPE_CHECKING:  # these bring torch along, which the checks before any work do not need
     from pydet.detector import Detections
@@ -48,7 +48,7 @@ class Inputs:
 
 
 def find_inputs(arguments: Sequence[str]) -> Inputs:
-    """Expands files, folders (not the folders within) and patterns (``**`` crosses folders) to files."""
+    """Expands files, folders (not the folders within) and patterns (``**`` crosses folders, but no links) to files."""
     inputs = Inputs()
     seen: set[str] = set()
     for argument in arguments:
@@ -57,8 +57,7 @@ def find_inputs(arguments: Sequence[str]) -> Inputs:
         elif os.path.lexists(argument) or not glob.has_magic(argument):
             _add(argument, inputs, seen)
         else:
-            found = sorted(glob.glob(argument, recursive=True))  # noqa: PTH207 - Path.glob takes no absolute pattern
-            matches = [match for match in found if Path(match).is_file()]
+            matches = [match for match in sorted(_matches(argument)) if Path(match).is_file()]
             if not matches:
                 inputs.problems.append(f"{argument}: no file matches")
             for match in matches:
@@ -66,9 +65,25 @@ def find_inputs(arguments: Sequence[str]) -> Inputs:
     return inputs
 
 
+def _matches(pattern: str) -> set[str]:
+    """As `glob.glob`, but ** leads through no links to folders: two that lead back to their own would never end."""
+    if Path(pattern).name == "**":
+        pattern = os.path.join(pattern, "*")  # noqa: PTH118 - Path takes away the ./ that the user wrote
+    above, stars, rest = pattern.partition(f"**{os.sep}")
+    if not stars or (above and not above.endswith(os.sep)):
+        return set(glob.glob(pattern))  # noqa: PTH207 - Path.glob takes no absolute pattern
+    found: set[str] = set()
+    for top in glob.glob(above) if above else [""]:  # noqa: PTH207
+        for folder, folders, _ in os.walk(top or os.curdir):
+            folders[:] = [name for name in folders if not name.startswith(".")]
+            inner = os.path.join(folder, "")  # noqa: PTH118
+            found |= _matches(glob.escape(inner if top else inner.removeprefix(os.curdir + os.sep)) + rest)
+    return found
+
+
 def _add_folder(folder: Path, inputs: Inputs, seen: set[str]) -> None:
     try:
-        files = sorted(entry for entry in folder.iterdir() if entry.is_file() and not entry.name.startswith("."))
+        files = sorted(entry for entry in folder.iterdir() if is_file_or_lost(entry) and not entry.name.startswith("."))
     except OSError as error:
         inputs.problems.append(f"{folder}: cannot be listed ({error.strerror})")
         return
@@ -124,7 +139,7 @@ def check_writable(folder: Path) -> None:
 
 
 def check_output_file(path: Path, inputs: Sequence[str]) -> None:
-    """As `check_writable` for a file that is written later; it must not be one of the pictures.
+    """As `check_writable` for a file that is written later; it must not be one of the inputs.
 
     Raises:
         OSError: It cannot be written; the message is a sentence.
@@ -134,7 +149,7 @@ def check_output_file(path: Path, inputs: Sequence[str]) -> None:
     if is_stream(path):
         return
     if os.path.realpath(path) in {os.path.realpath(name) for name in inputs}:
-        raise OSError(f"cannot write {path}: it is one of the input pictures")
+        raise OSError(f"cannot write {path}: it is one of the inputs")
     check_writable(path.parent)
 
 

@@ -17,7 +17,7 @@ from pydet.data.dataset import DataError, Dataset, DataWarning
 from pydet.data.load import load_dataset
 from pydet.detector import Detections, Detector
 from pydet.image import ImageError, read_image
-from pydet.metrics import Curve, coco_metrics, confusion_matrix, voc_curves
+from pydet.metrics import Curve, coco_metrics, coco_tools, confusion_matrix, voc_curves
 from pydet.processes import Processes
 
 _SHOWN = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR100")
@@ -194,7 +194,13 @@ def detect_and_measure(
 
     Returns:
         The numbers of one process, in the first; in the others None.
+
+    Raises:
+        DataError, ImportError: As `measure`; before the work, as far as it can be told.
     """
+    coco_tools()
+    if bool((data.difficult | data.crowd).all()):  # or there are none at all
+        raise _nothing(data, [str(problem) for problem in data.problems])
     parts = group.gather(_detect(group, detector, data, threshold, iou_threshold, batch_size, progress))
     if not group.first:
         return None
@@ -223,8 +229,7 @@ def measure(dataset: Dataset, found: Sequence[Detections], problems: list[str], 
     """
     curves = voc_curves(dataset, found)
     if not curves:
-        reasons = "; ".join(problems or ["no annotated objects"])
-        raise DataError(f"{dataset.name}: nothing to evaluate: {reasons}")
+        raise _nothing(dataset, problems)
     coco = coco_metrics(dataset, found)
     classes = [
         ClassResult(
@@ -252,6 +257,12 @@ def measure(dataset: Dataset, found: Sequence[Detections], problems: list[str], 
         curves,
         speed,
     )
+
+
+def _nothing(dataset: Dataset, problems: list[str], shown: int = 10) -> DataError:
+    more = [f"and {len(problems) - shown} more"] if len(problems) > shown else []
+    reasons = "; ".join([*problems[:shown], *more] or ["no annotated objects"])
+    return DataError(f"{dataset.name}: nothing to evaluate: {reasons}")
 
 
 class _Part(NamedTuple):

@@ -67,6 +67,36 @@ def named_errors(path: str | os.PathLike[str], written: Path | None = None) -> I
         raise kind(f"cannot write {os.fspath(path)}: {reason}") from error
 
 
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Keeps out of a folder whoever asks for it too, where the system has such locks; they end with the process.
+
+    Raises:
+        OSError: Somebody is in it; the message is a sentence.
+    """
+    if os.name != "posix":
+        yield
+        return
+    import fcntl
+
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise OSError(f"{folder}: another process is at work in it") from None
+        except OSError:  # some file systems of networks have none
+            pass
+        yield
+    finally:
+        os.close(handle)
+
+
+def is_file_or_lost(path: Path) -> bool:
+    """Whether it is a file, or a link that leads nowhere: whoever put it there means a file, and shall be told."""
+    return path.is_file() or (path.is_symlink() and not path.exists())
+
+
 def is_stream(path: str | os.PathLike[str]) -> bool:
     """Whether it is a device, a pipe or an open file of a process, such as /dev/stdout: nothing to be replaced."""
     parent = os.path.realpath(Path(path).parent)

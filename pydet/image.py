@@ -83,7 +83,7 @@ def _upright_size(image: Image.Image, name: str) -> tuple[int, int]:
 
 
 def _from_path(path: str, use: Callable[[Image.Image, str], T]) -> T:
-    if "\0" in path:
+    if not path or "\0" in path:  # Path("") is the current folder
         raise ImageError(f"{path!r}: no such file")
     try:
         with Path(path).open("rb") as file:

@@ -27,6 +27,14 @@ def check_matplotlib() -> None:
         raise ImportError("plots need matplotlib: pip install 'pydet[plots]'") from None
 
 
+def check_format(path: Path) -> None:
+    """Raises ValueError where matplotlib writes no file with this ending; with none at all it is PNG."""
+    from matplotlib.backend_bases import FigureCanvasBase
+
+    if path.suffix and path.suffix[1:].lower() not in FigureCanvasBase.get_supported_filetypes():
+        raise ValueError(f"{path}: no format of plots ends with {path.suffix!r}; use .png or .svg")
+
+
 def plot_precision_recall(result: Evaluation, path: Path) -> None:
     """Precision over recall at IoU .5: a line for each class, the mean of all in black."""
     figure, axes = _figure("recall", "precision", "Precision and recall at IoU 0.5")

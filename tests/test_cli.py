@@ -187,7 +187,7 @@ def test_a_folder_without_write_permission(dog: Path, capsys: pytest.CaptureFixt
 def test_result_files_that_would_destroy_something(dog: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Path("results").mkdir()
     assert main(["detect", "dog.jpg", "--csv", "./dog.jpg"]) == 2
-    assert "it is one of the input pictures" in capsys.readouterr().err
+    assert "it is one of the inputs" in capsys.readouterr().err
     assert main(["detect", "dog.jpg", "--json", "results"]) == 2
     assert "it is a folder" in capsys.readouterr().err
     assert main(["detect", "dog.jpg", "--json", "r", "--csv", "r"]) == 2
@@ -242,9 +242,20 @@ def test_which_files_are_meant(folder: Path) -> None:
     assert find_inputs(["."]).skipped == 1
     assert find_inputs(["*.jpg", "b.jpg", "./b.jpg", "a.png"]).paths == ["b.jpg", "odd[1].jpg", "a.png"]
     assert find_inputs(["**/*.jpg"]).paths == ["b.jpg", "odd[1].jpg", "sub/d.jpg"]
+    assert find_inputs(["./**/*.jpg"]).paths == ["./b.jpg", "./odd[1].jpg", "./sub/d.jpg"]
+    assert find_inputs([f"{folder}/s*/**"]).paths == [f"{folder}/sub/d.jpg", f"{folder}/sub/none/readme"]
+    assert find_inputs(["**/none/**/r*"]).paths == ["sub/none/readme"]
+    Path(".hidden").mkdir()
+    Path(".hidden/e.jpg").touch()
+    for name in ("one", "two"):  # more ways than anybody can go
+        Path("sub", name).symlink_to(".")
+    assert find_inputs(["**/*.jpg"]).paths == ["b.jpg", "odd[1].jpg", "sub/d.jpg"]
     assert find_inputs(["odd[1].jpg"]).paths == ["odd[1].jpg"]
     assert find_inputs(["c.txt"]).paths == ["c.txt"]  # named: it is tried, and fails as a picture
     assert find_inputs(["sub/none"]).problems == [f"{Path('sub/none')}: no images in this folder"]
+    Path("lost.jpg").symlink_to("gone.jpg")
+    Path("round.jpg").symlink_to("round.jpg")
+    assert find_inputs(["."]).paths == ["a.png", "b.jpg", "lost.jpg", "odd[1].jpg", "round.jpg"]  # tried, and fail
     assert find_inputs([""]).paths == [""]  # an unset variable of a script is not the current folder
 
 
@@ -363,6 +374,21 @@ def test_ctrl_c(folder: Path) -> None:
         Image.open(picture).load()  # raises where it is cut off
 
 
+def test_ctrl_c_while_it_is_being_imported() -> None:
+    lines = [
+        "import sys",
+        "class Interrupted:",
+        "    def find_spec(name, path, target=None):",
+        "        if name == 'pydet.commands':",
+        "            raise KeyboardInterrupt",
+        "sys.meta_path.insert(0, Interrupted)",
+        "from pydet.__main__ import run",
+        "sys.exit(run())",
+    ]
+    done = subprocess.run([sys.executable, "-c", "\n".join(lines)], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (130, "pydet: interrupted\n")
+
+
 @pytest.mark.skipif(os.name == "nt", reason="POSIX pipes")
 def test_a_reader_that_goes_away(dog: Path) -> None:
     done = subprocess.run(
@@ -370,6 +396,13 @@ def test_a_reader_that_goes_away(dog: Path) -> None:
     )
     assert "Traceback" not in done.stderr
     assert "broken" not in done.stderr.lower()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="POSIX shell")
+def test_closed_streams(dog: Path) -> None:
+    command = f"{sys.executable} -m pydet detect dog.jpg --csv r.csv >&- 2>&-"
+    assert subprocess.run(command, shell=True).returncode == 0
+    assert Path("r.csv").read_text().count("\n") > 1
 
 
 def test_evaluate_a_split_with_a_report(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -405,6 +438,8 @@ def test_anchors(capsys: pytest.CaptureFixture[str]) -> None:
     assert "3 anchors for pictures of 416 x 416, average IoU 0." in output.out
     assert re.search(r"^anchors = \d+,\d+,  \d+,\d+,  \d+,\d+$", output.out, re.MULTILINE)
     assert len(re.findall(r"^ +\d+  0\.\d{3}  #+", output.out, re.MULTILINE)) == 12
+    assert main(["anchors", str(BCCD), "--plot", "elbow.txt"]) == 2
+    assert "elbow.txt: no format of plots ends with '.txt'; use .png or .svg" in capsys.readouterr().err
     assert output.err.count("its box has no width") == 2
     assert "<svg" in Path("elbow.svg").read_text()
     assert main(["anchors", str(BCCD), "--strict"]) == 2

@@ -111,6 +111,15 @@ def test_convert_a_checkpoint_of_torchvision(folder: Path) -> None:
     assert all(torch.equal(t, loaded.state_dict()[name]) for name, t in network.state_dict().items())
 
 
+def test_export_does_not_take_the_weights_for_the_file_to_write(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "best.safetensors").write_bytes(b"mine")
+    assert main(["export", "best.safetensors"]) == 2
+    assert "export: the output must be an .onnx file, got 'best.safetensors'" in capsys.readouterr().err
+    assert (folder / "best.safetensors").read_bytes() == b"mine"
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -123,7 +132,7 @@ def test_convert_a_checkpoint_of_torchvision(folder: Path) -> None:
             "cannot write small.weights: it is one of",
         ),
         (["small.weights", "a.safetensors"], "small.weights: too short: layer"),
-        (["nothing.weights", "a.safetensors", "--cfg", "small.cfg"], "nothing.weights"),
+        (["nothing.weights", "a.safetensors", "--cfg", "small.cfg"], "nothing.weights: No such file or directory"),
     ],
 )
 def test_convert_says_what_is_wrong(

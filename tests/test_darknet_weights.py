@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 import struct
 from pathlib import Path
 
@@ -257,6 +258,15 @@ def test_half_precision_that_would_overflow(tmp_path: Path) -> None:
 
 
 def test_load_says_what_to_do(tmp_path: Path) -> None:
+    for name, hint in [
+        ("YOLOv3_tiny", "is yolov3-tiny meant? "),
+        ("yolov3tiny", "is yolov3-tiny meant? "),
+        ("runs/best.safetensors", "a file is named by weights=, on the command line --weights; "),
+        ("my.cfg", "a file is named by cfg=, on the command line --cfg; "),
+        ("yolov8", ""),
+    ]:
+        with pytest.raises(ValueError, match=rf"unknown model '{name}'; {re.escape(hint)}known ones are"):
+            models.load(name)
     with pytest.raises(ValueError, match=r"unknown model 'yolov9'; known ones are .*yolov3, yolov3-spp, yolov3-tiny"):
         models.load("yolov9")
     with pytest.raises(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -101,6 +102,9 @@ def test_first_pictures_of_a_data_set() -> None:
     assert data.first(2).paths == data.paths[:2]
     assert data.first(None) is data
     assert data.first(99).paths == data.paths
+    for limit in (0, -1):
+        with pytest.raises(ValueError, match=f"load_dataset: limit must be at least 1, got {limit}"):
+            load_dataset(BCCD, limit=limit)
     last = data.take(torch.tensor([False, False, False, True]))
     assert last.paths == data.paths[3:]
     assert torch.equal(last.boxes, data[3].boxes)
@@ -119,6 +123,8 @@ def test_classes_are_found_by_name() -> None:
     assert lost > 0
     assert str(model.problems[-1]).endswith(f"class 'Platelets': unknown to the model: its {lost} objects are left out")
     assert data.with_classes(data.class_names) is data
+    alike = replace(data, class_names=("Cat", "cat", "CAT"))
+    assert torch.equal(alike.with_classes(["background", "CAT", "cat", "Cat"]).labels, 3 - data.labels)
 
 
 def test_strict_refuses_and_names_what_is_wrong() -> None:

@@ -36,6 +36,29 @@ def test_layouts(tmp_path: Path) -> None:
     assert [part.labels.tolist() for part in parts] == [[1], [0]]
 
 
+def test_endings_in_upper_case(tmp_path: Path) -> None:
+    devkit(tmp_path, "a")
+    picture(tmp_path / "JPEGImages" / "B.JPG")
+    write(tmp_path / "Annotations" / "B.XML", voc_xml(voc_object()))
+    assert [Path(path).name for path in load_dataset(tmp_path, strict=True).paths] == ["B.JPG", "a.jpg"]
+
+
+def test_names_with_spaces_in_a_list(tmp_path: Path) -> None:
+    devkit(tmp_path, "my cat 1", "my cat 2", "c")
+    write(tmp_path / "ImageSets" / "Main" / "train.txt", "my cat 1\n\nmy cat 2\nnot there\n")
+    with pytest.warns(DataWarning, match=r"train.txt: line 4 \(not there\): there is no not there.xml"):
+        found = load_dataset(tmp_path, "train").paths
+    assert [Path(path).stem for path in found] == ["my cat 1", "my cat 2"]
+
+
+def test_a_link_that_leads_nowhere_is_told(tmp_path: Path) -> None:
+    devkit(tmp_path, "a", "b")
+    (tmp_path / "JPEGImages" / "b.jpg").unlink()
+    (tmp_path / "JPEGImages" / "b.jpg").symlink_to("store/b.jpg")
+    with pytest.warns(DataWarning, match=r"b.jpg: no such file"):
+        assert len(load_dataset(tmp_path)) == 1
+
+
 def test_a_named_folder_of_pictures(tmp_path: Path) -> None:
     write(tmp_path / "xml" / "a.xml", voc_xml(voc_object()))
     picture(tmp_path / "pictures" / "a.png")

@@ -37,20 +37,42 @@ def check(path: Path, split: str | None = None, names: tuple[str, ...] = ("dog",
         YAML + "download: |\n  import os\n  os._exit(1)\n",
     ],
 )
-def test_ultralytics(tmp_path: Path, yaml: str) -> None:
+def test_ultralytics(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, yaml: str) -> None:
     for split in ("train", "val"):
         labelled(tmp_path / f"images/{split}/a.jpg", tmp_path / f"labels/{split}/a.txt")
     write(tmp_path / "data.yaml", yaml)
-    for path in (tmp_path, tmp_path / "data.yaml"):
-        for split in ("train", "val"):
-            check(path, split)
+    monkeypatch.chdir(tmp_path.parent)
+    for folder in (tmp_path, Path(tmp_path.name)):
+        for path in (folder, folder / "data.yaml"):
+            for split in ("train", "val"):
+                check(path, split)
 
 
-def test_ultralytics_with_lists(tmp_path: Path) -> None:
+def test_splits_that_are_named_and_not_there(tmp_path: Path) -> None:
+    """Roboflow names a test split whether it wrote one or not; and of COCO many people have only val."""
+    labelled(tmp_path / "val/images/a.jpg", tmp_path / "val/labels/a.txt")
+    path = "train: ../train/images\nval: ../val/images\ntest: ../test/images\nnames: [dog, cat]\n"
+    check(write(tmp_path / "data.yaml", path), "val")
+    with pytest.raises(DataError, match=r"no split named 'test'; it has: train, val$"):
+        load_dataset(tmp_path, "test")
+    with pytest.raises(DataError, match=r"data.yaml: '../train/images' is not in .*; where the pictures are elsewhere"):
+        load_dataset(tmp_path, "train")
+
+
+def test_an_outline_counts_as_the_box_around_it(tmp_path: Path) -> None:
+    text = "1 0.1 0.25 0.4 0.5 0.2 0.75\n"  # a triangle
+    labelled(tmp_path / "images/a.jpg", tmp_path / "labels/a.txt", text)
+    write(tmp_path / "classes.txt", "dog\ncat\n")
+    check(tmp_path)
+
+
+def test_ultralytics_with_lists(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     labelled(tmp_path / "images/a.jpg", tmp_path / "labels/a.txt")
     write(tmp_path / "train.txt", "./images/a.jpg\n\n")
     write(tmp_path / "data.yaml", "train: train.txt\nnames: [dog, cat]\n")
     check(tmp_path / "data.yaml")
+    monkeypatch.chdir(tmp_path.parent)
+    check(Path(tmp_path.name, "data.yaml"))
 
 
 @pytest.mark.parametrize("base", [".", "data"])
@@ -87,6 +109,8 @@ def test_folders(tmp_path: Path) -> None:
     labelled(tmp_path / "four/a.jpg", tmp_path / "four/a.txt")
     write(tmp_path / "four/classes.txt", "dog\ncat\n")
     check(tmp_path / "four")
+    write(tmp_path / "one/notes.json", '{"categories": []}')  # Label Studio
+    check(tmp_path / "one")
 
 
 def test_a_picture_without_label_file_has_no_objects(tmp_path: Path) -> None:
@@ -115,8 +139,11 @@ def test_a_label_of_the_whole_picture(tmp_path: Path) -> None:
     ("line", "message"),
     [
         ("1 0.5 0.5 0.1", "must be five numbers, class x y width height, got '1 0.5 0.5 0.1'"),
-        ("1 " + "0.5 " * 8, "got '1 0.5 0.5 0.5 0.5 0.5 0.5 0.5 0.5'"),  # an outline
-        ("1 " + "0.5 " * 200, "got '201 fields'"),
+        ("1 " + "0.5 " * 5, "got '1 0.5 0.5 0.5 0.5 0.5'"),  # with a score
+        ("1 " + "0.5 " * 199, "got '200 fields'"),
+        ("1 0.5 0.5 0.6 nan 0.7 0.7", "must be five numbers"),
+        ("1 " + "0.5 " * 8, r"\(cat\): its box has no width"),  # an outline
+        ("1 1 2 3 4 50 6", "x, y, width, height must be parts of the picture"),
         ("cat 0.5 0.5 0.1 0.1", "must be five numbers"),
         ("1 0.5 0.5 nan 0.1", "must be five numbers"),
         ("2 0.5 0.5 0.1 0.1", "the class must be 0 to 1, got 2"),

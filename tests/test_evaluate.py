@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import shared_path
-from data_files import voc_object, voc_xml, write
+from data_files import BCCD, voc_object, voc_xml, write
 from PIL import Image
 
 import pydet
@@ -22,6 +22,7 @@ from pydet.detector import Detector
 from pydet.evaluate import evaluate
 from pydet.plots import check_matplotlib
 from pydet.report import write_report
+from pydet.training import Settings, train
 
 pytest.importorskip("pycocotools")
 pytest.importorskip("matplotlib")
@@ -81,8 +82,12 @@ def test_agreement_with_faster_coco_eval(detector: Detector, tmp_path: Path, mon
 def test_without_either_package(detector: Detector, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pycocotools.coco", None)
     monkeypatch.setitem(sys.modules, "faster_coco_eval", None)
+    monkeypatch.setattr(detector, "detect", None)  # it is told before the work
     with pytest.raises(ImportError, match=r"pip install 'pydet\[evaluate\]'"):
         evaluate(detector, annotated(tmp_path), tmp_path)
+    with pytest.raises(ImportError, match=r"pip install 'pydet\[evaluate\]'"):
+        train(Settings(data=str(BCCD), out=str(tmp_path / "run")))
+    assert not (tmp_path / "run").exists()
 
 
 def test_annotating_what_the_detector_finds_scores_one(detector: Detector, tmp_path: Path) -> None:
@@ -156,7 +161,10 @@ def test_limit(detector: Detector, tmp_path: Path) -> None:
         ({"annotations": [annotation(1, 5, [1, 2, 3])]}, r"nothing to evaluate: .*bbox must be four numbers"),
     ],
 )
-def test_bad_annotations(detector: Detector, tmp_path: Path, sections: dict[str, Any], message: str) -> None:
+def test_bad_annotations(
+    detector: Detector, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sections: dict[str, Any], message: str
+) -> None:
+    monkeypatch.setattr(detector, "detect", None)  # it is told before the work
     with pytest.raises(DataError, match=message):
         evaluate(detector, annotated(tmp_path, **sections), tmp_path)
 

@@ -230,6 +230,7 @@ def test_no_permission(monkeypatch: pytest.MonkeyPatch) -> None:
         (b"", "the file is empty"),
         (b"nonsense", "image of 8 bytes: not an image"),
         ("nul\0byte.jpg", "no such file"),
+        ("", "'': no such file"),
     ],
 )
 def test_bad_sources(source: object, reason: str) -> None:

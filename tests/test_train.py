@@ -286,6 +286,8 @@ def test_a_file_that_is_no_toml(tmp_path: Path) -> None:
         path.write_bytes(content)
         with pytest.raises(SettingsError, match="not a TOML file"):
             read_settings(path)
+    path.write_bytes(b"\xef\xbb\xbfepochs = 3\r\nclip = 1\r\n")  # as some editors on Windows save it
+    assert read_settings(path) == {"epochs": 3, "clip": 1}
     path.write_text("epoch = 3")
     with pytest.raises(SettingsError, match=r"no setting 'epoch'; is epochs meant\?"):
         read_settings(path)

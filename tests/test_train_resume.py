@@ -12,9 +12,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from data_files import write
 from training_cases import BCCD, arguments, same_runs, small_settings, start
 
 from pydet.cli import main
+from pydet.files import alone_in
 from pydet.training import CheckpointError, checkpoint, resume, train
 from pydet.training.loop import Loop
 
@@ -195,6 +197,18 @@ def test_messages(whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert "not a checkpoint of pydet train" in refused("--resume", str(tmp_path / "other"))
     again = ["--data", str(BCCD), "--out", str(whole)]
     assert "has a training already; go on with it by --resume" in refused(*again)
+    write(tmp_path / "weights" / "last.safetensors", "")
+    again[-1] = str(tmp_path / "weights")
+    assert "weights: has last.safetensors of another training; name another --out" in refused(*again)
+    again[-1] = str(tmp_path / "weights" / "last.safetensors")
+    assert f"cannot write in the folder {again[-1]}: File exists" in refused(*again)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="POSIX locks")
+def test_a_folder_is_for_one_training_at_a_time(whole: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with alone_in(whole):
+        assert main(["train", "--resume", str(whole)]) == 2
+    assert f"{whole}: another process is at work in it" in capsys.readouterr().err
 
 
 def test_nothing_in_a_checkpoint_is_run(tmp_path: Path) -> None:

@@ -39,9 +39,10 @@ def add(commands: Any) -> None:
 def _run(options: argparse.Namespace) -> int:
     if options.plot:
         check_output_file(options.plot, [options.data])
-        from pydet.plots import check_matplotlib, plot_elbow
+        from pydet.plots import check_format, check_matplotlib, plot_elbow
 
         check_matplotlib()
+        check_format(options.plot)
     from pydet.anchors import find_anchors
     from pydet.data import DataWarning, load_dataset
     from pydet.data.load import recognise

@@ -19,6 +19,7 @@ Trains a detector on your own pictures, for the classes that are annotated on th
   report/report.md    what was reached: tables, curves, pictures with the truth beside what is found
   losses.csv, validation.csv, settings.toml; for TensorBoard, where it is installed, tensorboard/
   checkpoint.pt       for --resume, which goes on after Ctrl-C or a crash as if there had been none
+To measure on a val or test split it needs: pip install 'pydet[evaluate]'; for the plots of the report 'pydet[plots]'.
 
 By several processes: torchrun --nproc-per-node N -m pydet train ..."""
 

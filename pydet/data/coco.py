@@ -10,7 +10,7 @@ from typing import Any
 
 from pydet.data.collect import Annotated, Collector, inside, number
 from pydet.data.dataset import DataError
-from pydet.data.source import Source, folders_in
+from pydet.data.source import Source, folders_in, with_ending
 
 Entry = dict[str, Any]  # of the file: an image, an annotation or a category
 
@@ -22,7 +22,9 @@ def coco_file(path: Path, images: Path | None) -> Source:
 
 def coco_folder(folder: Path, images: Path | None) -> Source | None:
     """A folder with `annotations/*.json`, with `*.json`, or with `<split>/_annotations.coco.json` (Roboflow)."""
-    files = sorted(folder.glob("annotations/*.json")) or sorted(folder.glob("*.json"))
+    files = with_ending(folder / "annotations", ".json")
+    if not files and not (folder / "labels").is_dir():  # Label Studio leaves a notes.json beside YOLO's labels
+        files = with_ending(folder, ".json")
     files = files or sorted(folder.glob("*/_annotations.coco.json"))
     # COCO's own folder also has captions and key points of the same pictures
     files = [file for file in files if file.name.startswith("instances_")] or files

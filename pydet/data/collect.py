@@ -160,10 +160,16 @@ def number(value: object) -> float | None:
     return result if math.isfinite(result) else None
 
 
-def inside(root: Path, name: str) -> Path | None:
-    """The file `name` of the folder `root`, or None where it lies outside of it: `../../etc/passwd`, `/etc/passwd`."""
+def inside(root: Path, name: str, base: Path | None = None) -> Path | None:
+    """The file `name` of the folder `root`, or None where it lies outside of it: `../../etc/passwd`, `/etc/passwd`.
+
+    Args:
+        root: what must not be left.
+        name: of the file.
+        base: the folder that the name is relative to; None: `root`.
+    """
     name = name.replace("\\", "/")  # lists that were made on Windows
-    path = os.path.normpath(root / name)
+    path = os.path.normpath((base or root) / name)
     # As they are written: that a folder of the user's is a link to somewhere else is the user's business
     top = os.path.normpath(root.absolute())
     if not name or "\0" in name or os.path.commonpath([top, os.path.normpath(Path(path).absolute())]) != top:

@@ -148,15 +148,12 @@ class Dataset:
     def with_classes(self, class_names: Sequence[str]) -> Dataset:
         """The same data with the labels of a model's classes, which are found by name.
 
-        Case does not matter, and Darknet's names for COCO's classes are the same ("tvmonitor" is "tv"). The objects of
-        a class that is not among them are left out, which the problems say.
+        Where a name is not there as it stands, case does not matter, and Darknet's names for COCO's classes are the
+        same ("tvmonitor" is "tv"). The objects of a class that is not among them are left out, which the problems say.
         """
         if tuple(class_names) == self.class_names:
             return self
-        places: dict[str, int] = {}
-        for place, name in enumerate(class_names):
-            places.setdefault(_key(name), place)
-        table = torch.tensor([places.get(_key(name), -1) for name in self.class_names], dtype=torch.int64)
+        table = torch.tensor(places_of(self.class_names, class_names), dtype=torch.int64)
         labels = table[self.labels] if len(table) else self.labels
         known = self.image_labels >= 0
         image_labels = self.image_labels.clone()
@@ -185,6 +182,16 @@ class Dataset:
         labelled = int((self.image_labels >= 0).sum())
         text = f"{self.name}: {len(self)} pictures, {len(self.labels)} objects of {len(self.class_names)} classes"
         return text + (f", {labelled} pictures with a label as a whole" if labelled else "")
+
+
+def places_of(names: Sequence[str], others: Sequence[str]) -> list[int]:
+    """For each name its first place among the others, -1 where it is not there: as it stands, or else by `_key`."""
+    exact: dict[str, int] = {}
+    alike: dict[str, int] = {}
+    for place, other in enumerate(others):
+        exact.setdefault(other, place)
+        alike.setdefault(_key(other), place)
+    return [exact.get(name, alike.get(_key(name), -1)) for name in names]
 
 
 def _key(name: str) -> str:

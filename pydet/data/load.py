@@ -39,7 +39,8 @@ def load_dataset(
 
     What cannot be used is left out: a box without area or outside of its picture, an object without a class, a picture
     that is missing, damaged or of another size than its annotations say. A box that reaches more than a pixel beyond
-    the picture is cut at its edge. Each is a `Problem` of the result.
+    the picture is cut at its edge. Each is a `Problem` of the result. An outline in ultralytics' text files counts as
+    the box around it.
 
     Args:
         path: File or folder.
@@ -54,7 +55,10 @@ def load_dataset(
 
     Raises:
         DataError: There is nothing to read, it is of no known format, or (strict) it has problems.
+        ValueError: The limit is below 1.
     """
+    if limit is not None and limit < 1:
+        raise ValueError(f"load_dataset: limit must be at least 1, got {limit}")
     source = recognise(path, images)
     collector = Collector(limit)
     for read in source.choose(split):

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from pydet.data.collect import Collector
 from pydet.data.dataset import DataError
+from pydet.files import is_file_or_lost
 
 Read = Callable[[Collector], None]
 
@@ -62,7 +63,12 @@ class Source:
 
 def pictures_in(folder: Path) -> list[Path]:
     """The pictures of a folder, in alphabetical order."""
-    return sorted(path for path in folder.iterdir() if path.suffix.lower() in PICTURES and path.is_file())
+    return sorted(path for path in folder.iterdir() if path.suffix.lower() in PICTURES and is_file_or_lost(path))
+
+
+def with_ending(folder: Path, ending: str) -> list[Path]:
+    """What a folder holds with an ending such as ".xml", in upper or lower case, in alphabetical order."""
+    return sorted(path for path in folder.iterdir() if path.suffix.lower() == ending) if folder.is_dir() else []
 
 
 def folders_in(folder: Path) -> list[Path]:

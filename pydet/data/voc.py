@@ -11,7 +11,7 @@ from xml.etree import ElementTree
 
 from pydet.data.collect import Annotated, Collector, number, read_bytes, read_text
 from pydet.data.dataset import DataError
-from pydet.data.source import PICTURES, Read, Source, folders_in, pictures_in
+from pydet.data.source import PICTURES, Read, Source, folders_in, pictures_in, with_ending
 
 VOC_CLASSES = (Path(__file__).parent.parent / "assets" / "voc.names").read_text(encoding="utf-8").split()
 
@@ -24,7 +24,7 @@ def voc_folder(folder: Path, images: Path | None) -> Source | None:
     Roboflow makes one of the latter kind for each split.
     """
     annotations = folder / "Annotations"
-    if annotations.is_dir() and any(annotations.glob("*.xml")):
+    if with_ending(annotations, ".xml"):
         beside = next((folder / name for name in ("JPEGImages", "images") if (folder / name).is_dir()), annotations)
         everything = _Part(annotations, images or beside, annotations)
         splits: dict[str, Read] = {
@@ -33,9 +33,9 @@ def voc_folder(folder: Path, images: Path | None) -> Source | None:
             if not _is_of_one_class(file)
         }
         return Source(folder, "VOC", splits, functools.partial(_read, everything))
-    if any(folder.glob("*.xml")):
+    if with_ending(folder, ".xml"):
         return Source(folder, "VOC", {}, functools.partial(_read, _Part(folder, images or folder, folder)))
-    parts = [part for part in folders_in(folder) if any(part.glob("*.xml"))]
+    parts = [part for part in folders_in(folder) if with_ending(part, ".xml")]
     if not parts:
         return None
     return Source(folder, "VOC", {p.name: functools.partial(_read, _Part(p, images or p, folder)) for p in parts})
@@ -52,12 +52,15 @@ class _Part(NamedTuple):
 
 def _is_of_one_class(file: Path) -> bool:
     """Whether it is `aeroplane_train.txt` or its like: names with a column that says whether the class is there."""
-    return any(len(line.split()) > 1 for line in read_text(file).splitlines()[:1])
+    lines = [line.rsplit(maxsplit=1) for line in read_text(file).splitlines() if line.strip()]
+    return bool(lines) and all(len(fields) == 2 and fields[1] in ("-1", "0", "1") for fields in lines)
 
 
 def _read(part: _Part, collector: Collector) -> None:
-    files = sorted(part.annotations.glob("*.xml"))
-    family = files if part.family == part.annotations else sorted(part.family.glob("*/*.xml"))
+    files = with_ending(part.annotations, ".xml")
+    family = files
+    if part.family != part.annotations:
+        family = [file for folder in folders_in(part.family) for file in with_ending(folder, ".xml")]
     parsed: dict[Path, ElementTree.Element | str] = {}
     for file in family:
         try:
@@ -128,7 +131,10 @@ def _listed(part: _Part, files: Sequence[Path], collector: Collector) -> list[Pa
         return list(files)
     by_stem = {file.stem: file for file in files}
     found = []
-    for place, name in enumerate(read_text(part.listed).split(), start=1):
+    for place, line in enumerate(read_text(part.listed).splitlines(), start=1):
+        name = line.strip()  # which may have spaces in it
+        if not name:
+            continue
         if name in by_stem:
             found.append(by_stem[name])
         else:

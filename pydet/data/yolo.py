@@ -11,7 +11,7 @@ import yaml
 
 from pydet.data.collect import Annotated, Box, Collector, inside, number, read_text
 from pydet.data.dataset import DataError
-from pydet.data.source import Read, Source, folders_in, pictures_in
+from pydet.data.source import Read, Source, folders_in, pictures_in, with_ending
 
 _SPLITS = ("train", "val", "valid", "test")
 _NAMES = ("classes.txt", "obj.names", "labels.txt")
@@ -44,9 +44,9 @@ def yolo_yaml(path: Path, images: Path | None) -> Source:
         entries = entries if isinstance(entries, list) else [entries]
         if not all(isinstance(entry, str) for entry in entries):
             raise DataError(f"{path}: {split} must be a path or a list of paths, got {content[split]!r}")
-        if entries:
-            parts = tuple(_yaml_entry(path, base, root, entry) for entry in entries)
-            splits[split] = functools.partial(_read, path, _Part(parts, root, names))
+        # Roboflow names a test split whether it has written one or not
+        if entries and (split != "test" or any(_yaml_entry(base, root, entry) for entry in entries)):
+            splits[split] = functools.partial(_read_yaml, path, base, root, entries, names)
     if not splits:
         raise DataError(f"{path}: names no pictures: there is none of the keys {', '.join(_SPLITS)}")
     return Source(path, "YOLO", splits)
@@ -65,13 +65,27 @@ def _yaml_names(path: Path, content: dict[str, Any]) -> tuple[str, ...]:
     return _unique(path, [str(name) for name in names])
 
 
-def _yaml_entry(path: Path, base: Path, root: Path, entry: str) -> Path:
-    """A folder or a list of pictures. Roboflow writes ../train/images where it means train/images."""
+def _read_yaml(
+    path: Path, base: Path, root: Path, entries: list[str], names: tuple[str, ...], collector: Collector
+) -> None:
+    places = []
+    for entry in entries:  # only now: whoever wants to measure on val need not have train
+        found = _yaml_entry(base, root, entry)
+        if found is None:
+            raise DataError(
+                f"{path}: {entry!r} is not in {base}; where the pictures are elsewhere, say so: images=, --images"
+            )
+        places.append(found)
+    _read(path, _Part(tuple(places), root, names), collector)
+
+
+def _yaml_entry(base: Path, root: Path, entry: str) -> Path | None:
+    """A folder or a list of pictures, if it is there. Roboflow writes ../train/images where it means train/images."""
     for name in (entry, entry.removeprefix("../")):
-        found = inside(root, str(base / name))
+        found = inside(root, name, base)
         if found is not None and found.exists():
             return found
-    raise DataError(f"{path}: {entry!r} is not in {base}; where the pictures are elsewhere, say so: images=, --images")
+    return None
 
 
 def darknet_data(path: Path, images: Path | None) -> Source:
@@ -123,7 +137,7 @@ def _root_of(listed: Path, roots: Sequence[Path]) -> Path:
 def yolo_folder(folder: Path, images: Path | None) -> Source | None:
     """Folders `images` and `labels`, each with or without one for each split, or a pair in each split's folder, or
     label files beside the pictures; after a data.yaml or a .data, which tell it themselves."""
-    told = sorted(folder.glob("*.yaml")) + sorted(folder.glob("*.yml"))
+    told = with_ending(folder, ".yaml") + with_ending(folder, ".yml")
     for file in told:
         if file.stem in ("data", "dataset", folder.name) or len(told) == 1:
             return yolo_yaml(file, images)
@@ -199,7 +213,7 @@ def _pictures(place: Path, root: Path, collector: Collector) -> list[Path]:
     for number_of_line, line in enumerate(read_text(place).splitlines(), start=1):
         name = line.strip()
         # Ultralytics: what begins with a dot is beside the list
-        path = inside(root, str(place.parent / name) if name.startswith("./") else name) if name else None
+        path = inside(root, name, place.parent if name.startswith("./") else root) if name else None
         if path is not None:
             found.append(path)
         elif name:
@@ -236,7 +250,9 @@ def _lines(file: Path, names: tuple[str, ...] | None, collector: Collector) -> l
         values = [number(field) for field in fields]
         if not fields:
             continue
-        if len(fields) != 5 or None in values:
+        if len(fields) >= 7 and len(fields) % 2 and None not in values:
+            values = _around([value for value in values if value is not None])
+        elif len(fields) != 5 or None in values:
             shown = line.strip() if len(line) < 80 else f"{len(fields)} fields"
             collector.bad(file, where, f"must be five numbers, class x y width height, got {shown!r}")
             continue
@@ -249,6 +265,12 @@ def _lines(file: Path, names: tuple[str, ...] | None, collector: Collector) -> l
         else:
             found.append((int(label), (x, y, width, height), where))
     return found
+
+
+def _around(values: list[float]) -> list[float | None]:
+    """Class and box of an outline, class x1 y1 x2 y2 x3 y3 ..., which Ultralytics takes in the place of a box."""
+    x1, y1, x2, y2 = min(values[1::2]), min(values[2::2]), max(values[1::2]), max(values[2::2])
+    return [values[0], (x1 + x2) / 2, (y1 + y2) / 2, x2 - x1, y2 - y1]
 
 
 def _is_label_of_picture(box: Box) -> bool:

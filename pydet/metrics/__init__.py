@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from pydet.metrics.coco import CocoResult, coco_metrics
+from pydet.metrics.coco import CocoResult, coco_metrics, coco_tools
 from pydet.metrics.confusion import confusion_matrix
 from pydet.metrics.voc import Curve, voc_curves
 
-__all__ = ["CocoResult", "Curve", "coco_metrics", "confusion_matrix", "voc_curves"]
+__all__ = ["CocoResult", "Curve", "coco_metrics", "coco_tools", "confusion_matrix", "voc_curves"]

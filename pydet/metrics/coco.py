@@ -43,7 +43,7 @@ def coco_metrics(dataset: Dataset, found: Sequence[Detections]) -> CocoResult:
     Raises:
         ImportError: Neither pycocotools nor faster-coco-eval is installed.
     """
-    coco_class, evaluator_class = _coco_tools()
+    coco_class, evaluator_class = coco_tools()
     ids = list(range(1, len(dataset) + 1))
     labels = sorted(set(dataset.labels.tolist()))
     shared = {"images": [{"id": number} for number in ids], "categories": [{"id": label + 1} for label in labels]}
@@ -98,8 +98,12 @@ def _indexed(coco_class: Any, dataset: dict[str, list[dict[str, Any]]]) -> Any:
     return coco
 
 
-def _coco_tools() -> tuple[Any, Any]:
-    """The classes COCO and COCOeval of whichever package is installed."""
+def coco_tools() -> tuple[Any, Any]:
+    """The classes COCO and COCOeval of whichever package is installed.
+
+    Raises:
+        ImportError: Neither is.
+    """
     with contextlib.suppress(ImportError):
         from pycocotools.coco import COCO
         from pycocotools.cocoeval import COCOeval

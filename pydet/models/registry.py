@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -182,6 +183,9 @@ _DEFINITIONS = (
 MODELS: dict[str, Definition] = {definition.name: definition for definition in _DEFINITIONS}
 
 
+_OPTIONS = {".cfg": "cfg"} | dict.fromkeys((".safetensors", ".weights", ".pth", ".pt"), "weights")
+
+
 def find(name: str) -> Definition:
     """The definition of that name.
 
@@ -189,8 +193,17 @@ def find(name: str) -> Definition:
         ValueError: there is none.
     """
     if name not in MODELS:
-        raise ValueError(f"load: unknown model {name!r}; known ones are {', '.join(sorted(MODELS))}")
+        raise ValueError(f"load: unknown model {name!r}; {_hint(name)}known ones are {', '.join(sorted(MODELS))}")
     return MODELS[name]
+
+
+def _hint(name: str) -> str:
+    option = _OPTIONS.get(Path(name).suffix.lower())
+    if option:
+        return f"a file is named by {option}=, on the command line --{option}; "
+    # So close that yolov8, which is another detector, is not taken for a slip of yolov3
+    alike = difflib.get_close_matches(name.lower().replace("_", "-"), MODELS, 1, cutoff=0.93)
+    return f"is {alike[0]} meant? " if alike else ""
 
 
 def read_lines(path: Path) -> list[str]:

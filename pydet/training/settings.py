@@ -239,8 +239,7 @@ def read_settings(path: str | Path) -> dict[str, Any]:
         SettingsError: the file cannot be read, or a key is unknown.
     """
     try:
-        with Path(path).open("rb") as file:
-            found = tomllib.load(file)
+        found = tomllib.loads(Path(path).read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise SettingsError(f"{path}: cannot be read ({error.strerror})") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

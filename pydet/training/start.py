@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from pydet.data.dataset import places_of
 from pydet.models import (
     SSD,
     Darknet,
@@ -22,7 +23,6 @@ from pydet.models import (
 from pydet.models.darknet.heads import Grid
 from pydet.models.registry import ASSETS, TorchvisionDefinition, find
 from pydet.models.torchvision import load_torchvision, read_state_dict
-from pydet.outputs import official_name
 from pydet.training.settings import Settings, SettingsError
 
 BACKGROUND = "__background__"
@@ -224,7 +224,7 @@ def _in_backbone(model: str, name: str) -> bool:
 def _head_rows(network: DetectionModel, source: Source) -> dict[str, tuple[Tensor, float | None]]:
     """For the tensors whose rows depend on the classes: which row of the source each row is, -1 for none, and what
     those begin with (None: with the random numbers that they have)."""
-    classes = _same_classes(network.class_names, source.class_names)
+    classes = places_of(network.class_names, source.class_names)
     old = len(source.class_names)
     found: dict[str, tuple[Tensor, float | None]] = {}
 
@@ -257,9 +257,3 @@ def _head_rows(network: DetectionModel, source: Source) -> dict[str, tuple[Tenso
 
 def _by_anchor(each: Sequence[Sequence[int]], stride: int) -> list[int]:
     return [anchor * stride + row if row >= 0 else -1 for anchor, rows in enumerate(each) for row in rows]
-
-
-def _same_classes(names: Sequence[str], others: Sequence[str]) -> list[int]:
-    """For each name its index among the others, -1 where it is not there."""
-    places = {official_name(other.strip().lower()): place for place, other in reversed(list(enumerate(others)))}
-    return [places.get(official_name(name.strip().lower()), -1) for name in names]

@@ -10,8 +10,10 @@ from pathlib import Path
 import torch
 
 from pydet.data import Dataset
+from pydet.detect_files import check_writable
 from pydet.evaluate import Evaluation
-from pydet.files import whole_file
+from pydet.files import alone_in, whole_file
+from pydet.metrics import coco_tools
 from pydet.models import DetectionModel, load_checkpoint, save_checkpoint
 from pydet.models.darknet import Darknet
 from pydet.models.registry import TorchvisionDefinition, find
@@ -62,12 +64,16 @@ def train(settings: Settings) -> Result:
 
     Raises:
         SettingsError, DataError, WeightsError, CfgError: something cannot be done; the message says what.
+        OSError: the folder of the run cannot be written in, or another training is at work in it.
+        ImportError: there is a val or a test split, and no package that measures on it is installed.
         NotFinite: the loss became NaN or infinite; the message names the pictures.
     """
     with processes(settings.device) as group:
         folder = run_folder(settings)
         if group.share((folder / CHECKPOINT).exists()):
             raise SettingsError(f"{folder}: has a training already; go on with it by --resume, or name another --out")
+        if group.share((folder / LAST).exists()):  # somebody has deleted the checkpoint, and kept the weights
+            raise SettingsError(f"{folder}: has {LAST} of another training; name another --out")
         return _Run(settings, folder, group, None).go()
 
 
@@ -115,19 +121,26 @@ class _Run:
             what = f"{group.world} processes x {settings.parts} parts"
             raise SettingsError(f"train: batch_size must be a multiple of {what}, got {settings.batch_size}")
         self.data = read_data(settings)
+        if self.data.val is not None or self.data.test is not None:
+            coco_tools()  # what they are measured by; else it would be missed after hours
         self.best = dict(kept.best) if kept else {}
         if kept is not None and kept.fingerprint != fingerprint(self.data.train):
             raise CheckpointError(f"{folder}: the data is no longer what this training began with: {settings.data}")
         self.length = len(self.data.train)
         self.updates = math.ceil(settings.epochs * self.length / settings.batch_size)
-        if group.first:
-            folder.mkdir(parents=True, exist_ok=True)
-            for name in (CHECKPOINT, LAST, BEST):
-                for unfinished in folder.glob(f".{name}.*"):  # of a process that was killed while it wrote
-                    unfinished.unlink(missing_ok=True)
         self.log: Log | None = None
 
     def go(self) -> Result:
+        if not self.group.first:
+            return self._go()
+        check_writable(self.folder)
+        with alone_in(self.folder):
+            for name in (CHECKPOINT, LAST, BEST):
+                for unfinished in self.folder.glob(f".{name}.*"):  # of a process that was killed while it wrote
+                    unfinished.unlink(missing_ok=True)
+            return self._go()
+
+    def _go(self) -> Result:
         settings, group = self.settings, self.group
         with deterministic(group.device):
             network = self._network()
@@ -239,7 +252,8 @@ class _Run:
 
     def _finish(self, loop: Loop) -> Evaluation | None:
         """The best weights are measured once more, on pictures that chose nothing, and shown."""
-        chosen = BEST if self.group.share((self.folder / BEST).exists()) else LAST
+        is_ours = bool(self.best) and (self.folder / BEST).exists()  # or it was there before this training began
+        chosen = BEST if self.group.share(is_ours) else LAST
         network = load_checkpoint(self.folder / chosen).to(self.group.device).eval()
         split = "test" if self.data.test is not None else "val" if self.data.val is not None else "train"
         dataset: Dataset = getattr(self.data, split).with_classes(network.class_names)
