@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from pydet.data.dataset import DataError, Dataset, DataWarning
 from pydet.data.load import load_dataset
-from pydet.detector import Detections, Detector
+from pydet.detector import Detections, Detector, check_options
 from pydet.image import ImageError, read_image
 from pydet.metrics import Curve, coco_metrics, confusion_matrix, voc_curves
 from pydet.processes import Processes
@@ -158,6 +158,7 @@ def evaluate(
     Raises:
         DataError: The data set is not what it should be, or nothing in it can be evaluated.
         ImportError: Neither pycocotools nor faster-coco-eval is installed.
+        ValueError: A threshold is outside 0..1, or batch_size or limit is below 1.
     """
     dataset = dataset_for(detector, data, images, limit, split, strict)
     result = detect_and_measure(Processes(), detector, dataset, threshold, iou_threshold, batch_size, progress)
@@ -195,13 +196,14 @@ def detect_and_measure(
     Returns:
         The numbers of one process, in the first; in the others None.
     """
+    check_options(threshold, iou_threshold, batch_size)
     parts = group.gather(_detect(group, detector, data, threshold, iou_threshold, batch_size, progress))
     if not group.first:
         return None
     found = {number: item for part in parts for number, item in part.found.items()}
     errors = {number: text for part in parts for number, text in part.errors.items()}
     problems = [str(problem) for problem in data.problems] + [errors[number] for number in sorted(errors)]
-    readable = torch.tensor([number in found for number in range(len(data))])
+    readable = torch.tensor([number in found for number in range(len(data))], dtype=torch.bool)
     times = [each for part in parts for each in part.times] or [(0.0, 0.0, 1)]
     read, detect, count = (sum(column) for column in zip(*times, strict=True))
     speed = Speed(1000 * read / count, 1000 * detect / count, group.world)

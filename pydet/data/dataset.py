@@ -127,7 +127,13 @@ class Dataset:
         return (self[index] for index in range(len(self)))
 
     def first(self, count: int | None) -> Dataset:
-        """The first `count` pictures; None for all of them."""
+        """The first `count` pictures; None for all of them.
+
+        Raises:
+            ValueError: count is below 1.
+        """
+        if count is not None and count < 1:
+            raise ValueError(f"{self.name}: the first pictures must be at least 1, got {count}")
         return self if count is None else self.take(torch.arange(len(self)) < count)
 
     def take(self, chosen: Tensor) -> Dataset:
