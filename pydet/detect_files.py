@@ -124,7 +124,7 @@ def check_writable(folder: Path) -> None:
 
 
 def check_output_file(path: Path, inputs: Sequence[str]) -> None:
-    """As `check_writable` for a file that is written later; it must not be one of the pictures.
+    """As `check_writable` for a file that is written later; it must not be one of those that are read.
 
     Raises:
         OSError: It cannot be written; the message is a sentence.
@@ -134,7 +134,7 @@ def check_output_file(path: Path, inputs: Sequence[str]) -> None:
     if is_stream(path):
         return
     if os.path.realpath(path) in {os.path.realpath(name) for name in inputs}:
-        raise OSError(f"cannot write {path}: it is one of the input pictures")
+        raise OSError(f"cannot write {path}: it is one of the inputs")
     check_writable(path.parent)
 
 

@@ -187,7 +187,7 @@ def test_a_folder_without_write_permission(dog: Path, capsys: pytest.CaptureFixt
 def test_result_files_that_would_destroy_something(dog: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Path("results").mkdir()
     assert main(["detect", "dog.jpg", "--csv", "./dog.jpg"]) == 2
-    assert "it is one of the input pictures" in capsys.readouterr().err
+    assert "it is one of the inputs" in capsys.readouterr().err
     assert main(["detect", "dog.jpg", "--json", "results"]) == 2
     assert "it is a folder" in capsys.readouterr().err
     assert main(["detect", "dog.jpg", "--json", "r", "--csv", "r"]) == 2

@@ -26,7 +26,7 @@ def add(commands: Any) -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
-    check_output_file(options.output, [str(options.weights)])
+    check_output_file(options.output, [str(file) for file in (options.weights, options.cfg) if file])
     load_model(options).export_onnx(options.output, options.threshold, options.iou_threshold)
     print(f"{options.output}: {options.output.stat().st_size:,} bytes")
     return ALL_DONE
