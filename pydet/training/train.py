@@ -145,7 +145,7 @@ class _Run:
                     self.log.close()
             if not finished:
                 return Result(self.folder, loop.done, False, group.first)
-            return Result(self.folder, loop.done, True, group.first, self._finish(loop))
+            return Result(self.folder, loop.done, True, group.first, self._finish())
 
     def _restore(self, loop: Loop, kept: Checkpoint) -> None:
         try:
@@ -237,7 +237,7 @@ class _Run:
             network.weights_header = (0, 2, 5, loop.done * self.settings.batch_size)
         save_checkpoint(network, self.folder / name)
 
-    def _finish(self, loop: Loop) -> Evaluation | None:
+    def _finish(self) -> Evaluation | None:
         """The best weights are measured once more, on pictures that chose nothing, and shown."""
         chosen = BEST if self.group.share((self.folder / BEST).exists()) else LAST
         network = load_checkpoint(self.folder / chosen).to(self.group.device).eval()
