@@ -84,9 +84,11 @@ def processes(device: str) -> Iterator[Processes]:
     """Meets the other processes, where `torchrun` has started some: gloo on the CPU, NCCL on GPUs, one for each.
 
     Raises:
-        ValueError: there is no such device.
+        ValueError: there is no such device; or one GPU was named for several processes.
     """
     world = _world()
+    if world > 1 and ":" in device:
+        raise ValueError(f"device {device}: with {world} processes it is cpu or cuda, and each takes a GPU of its own")
     if world > 1 and device == "cuda":
         device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
     check_device(device)

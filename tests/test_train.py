@@ -23,7 +23,7 @@ from pydet.models import MODELS, Darknet, WeightsError, load_checkpoint, save_we
 from pydet.models.darknet.cfg import format_cfg
 from pydet.models.darknet.sections import section
 from pydet.models.registry import ASSETS, find
-from pydet.processes import Processes, check_device
+from pydet.processes import Processes, check_device, processes
 from pydet.training import NotFinite, Settings, SettingsError, defaults, read_settings, train
 from pydet.training.batches import input_size, parts
 from pydet.training.ema import MovingAverage
@@ -286,6 +286,12 @@ def test_messages(
 def test_a_device_is_cpu_or_a_gpu(device: str) -> None:
     with pytest.raises(ValueError, match=f"device must be cpu, cuda or cuda:N, got '{device}'"):
         check_device(device)
+
+
+def test_no_gpu_is_shared_by_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ValueError, match="device cuda:1: with 2 processes it is cpu or cuda"), processes("cuda:1"):
+        pass
 
 
 def test_training_leaves_torchs_determinism_as_it_was() -> None:
