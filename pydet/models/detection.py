@@ -152,15 +152,15 @@ class DetectionModel(nn.Module):
     def _batch(
         self, images: Sequence[Tensor] | Tensor, targets: Sequence[dict[str, Tensor]] | Targets
     ) -> tuple[Tensor, Targets]:
+        if isinstance(targets, Targets) and not isinstance(images, Tensor):
+            raise TypeError(f"{type(self).__name__}: images must be a batch [B, 3, height, width] with Targets")
         given = len(targets.counts) if isinstance(targets, Targets) else len(targets)
         if given != len(images):
             raise ValueError(
                 f"{type(self).__name__}: targets must be one for each of the {len(images)} images, got {given}"
             )
         if isinstance(targets, Targets):
-            if not isinstance(images, Tensor):
-                raise TypeError(f"{type(self).__name__}: images must be a batch [B, 3, height, width] with Targets")
-            return images, targets
+            return images, targets  # type: ignore[return-value]
         truths = Targets.of(targets, self.num_labels)
         x, placement = self.preprocess(list(images))
         return x, truths._replace(boxes=placement.to_batch(truths.boxes, truths.images())).to(x.device)
