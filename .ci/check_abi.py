@@ -30,14 +30,19 @@ def run(*command: str, text: str | None = None) -> str:
     return subprocess.run(command, input=text, check=True, capture_output=True, text=True).stdout
 
 
+def target_version() -> str:
+    """How a compiler is told of the oldest torch: as setup.py does it, where that version stands."""
+    oldest = re.search(r"OLDEST_TORCH = \((\d+), (\d+)\)", (ROOT / "setup.py").read_text())
+    assert oldest is not None
+    return f"-DTORCH_TARGET_VERSION=0x{int(oldest[1]):02x}{int(oldest[2]):02x}000000000000"
+
+
 def stable_functions(cuda: bool) -> set[str]:
     """Names of the C functions of the stable ABI, as declared by the torch of this environment."""
     spec = importlib.util.find_spec("torch")
     if spec is None or spec.origin is None:
         sys.exit("check_abi: torch is not installed, and its headers say what is allowed")
-    target = re.search(r"OLDEST_TORCH = \((\d+), (\d+)\)", (ROOT / "setup.py").read_text())
-    assert target is not None
-    defines = [f"-DTORCH_TARGET_VERSION=0x{int(target[1]):02x}{int(target[2]):02x}000000000000"]
+    defines = [target_version()]
     if cuda:
         defines.append("-DUSE_CUDA")
     includes = "".join(f"#include <torch/csrc/stable/{name}.h>\n" for name in STABLE_HEADERS)

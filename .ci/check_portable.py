@@ -15,9 +15,11 @@ import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from check_abi import target_version
+
 ROOT = Path(__file__).parent.parent.resolve()
 TARGETS = ("aarch64-linux-gnu.2.28", "aarch64-macos.11.0")
-FLAGS = ["-std=c++17", "-O0", "-fvisibility=hidden", "-DTORCH_TARGET_VERSION=0x020a000000000000"]
+FLAGS = ["-std=c++17", "-O0", "-fvisibility=hidden", target_version()]
 FLAGS += ["-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas", "-Wno-unused-parameter"]
 ONLY_X86 = "#include <immintrin.h>\n__m256 twice(__m256 x) { return _mm256_add_ps(x, x); }\n"
 

@@ -20,6 +20,7 @@ import torch
 ROOT = Path(__file__).parent.parent.resolve()
 TESTS = ROOT / "tests"
 sys.path.insert(0, str(TESTS))
+from check_abi import target_version  # noqa: E402
 from compile_cpp import compile_cpp  # noqa: E402
 from sanitizers import ADDRESS, SMALL, THREAD, sanitized_environment  # noqa: E402
 
@@ -59,7 +60,7 @@ def environment_of(kind: str, folder: Path) -> dict[str, str]:
 
 def check_that_faults_are_found(kind: str, folder: Path, environment: dict[str, str]) -> None:
     installed = Path(torch.__file__).parent
-    flags = ["-DTORCH_TARGET_VERSION=0x020a000000000000", f"-isystem{installed / 'include'}"]
+    flags = [target_version(), f"-isystem{installed / 'include'}"]
     flags += [f"-L{installed / 'lib'}", "-ltorch_cpu", *SMALL, *FLAGS[kind]]
     library = compile_cpp(folder, "planted_faults.so", TESTS / "sanitized" / "planted_faults.cpp", flags)
     for fault, report in {"none": "", **FAULTS[kind]}.items():

@@ -11,6 +11,8 @@ from pathlib import Path
 import results
 import test_dropin
 
+from pydet.info import aligned
+
 
 def table(path: Path) -> str:
     """A row for each program: milliseconds on its own operators and on pydet's.
@@ -32,10 +34,7 @@ def table(path: Path) -> str:
         rows.append(
             (name[5:].replace("_", " "), f"{1e3 * theirs:.2f}", f"{1e3 * ours:.2f}", f"{theirs / ours:.1f}", "yes")
         )
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
-    )
+    return aligned(rows)
 
 
 if __name__ == "__main__":

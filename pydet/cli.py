@@ -8,9 +8,9 @@ import os
 import sys
 import warnings
 from collections.abc import Sequence
-from importlib.metadata import version
 from pathlib import Path
 
+from pydet import __version__
 from pydet.commands import anchors, convert, detect, evaluate, export, info, models, train
 from pydet.commands.options import INTERRUPTED, NOT_STARTED, SOME_FAILED, say
 
@@ -56,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="pydet", description="Object detection with the classic one-stage detectors.")
-    parser.add_argument("--version", action="version", version=f"pydet {version('pydet')}")
+    parser.add_argument("--version", action="version", version=f"pydet {__version__}")
     parser.set_defaults(run=None)
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
     for command in _COMMANDS:

@@ -139,7 +139,7 @@ def check_writable(folder: Path) -> None:
 
 
 def check_output_file(path: Path, inputs: Sequence[str]) -> None:
-    """As `check_writable` for a file that is written later; it must not be one of the inputs.
+    """As `check_writable` for a file that is written later; it must not be one of those that are read.
 
     Raises:
         OSError: It cannot be written; the message is a sentence.

@@ -156,9 +156,7 @@ class Detector:
             ImageError: A picture cannot be read; nothing is returned for the others.
             ValueError: A threshold is outside 0..1, or batch_size is below 1.
         """
-        check_thresholds(threshold, iou_threshold)
-        if batch_size < 1:
-            raise ValueError(f"detect: batch_size must be at least 1, got {batch_size}")
+        check_options(threshold, iou_threshold, batch_size)
         if not isinstance(images, (list, tuple)):
             return self.detect((images,), threshold, iou_threshold)[0]
         found: list[Detections] = []
@@ -174,8 +172,16 @@ class Detector:
         """As `detect`, for any number of files: one result each, in order, as soon as it is there.
 
         A file that cannot be read gives its ImageError instead of detections; the others are still done.
+
+        Raises:
+            ValueError: A threshold is outside 0..1, or batch_size is below 1; at once, before the first result.
         """
-        check_thresholds(threshold, iou_threshold)
+        check_options(threshold, iou_threshold, batch_size)
+        return self._each_file(paths, threshold, iou_threshold, batch_size)
+
+    def _each_file(
+        self, paths: Sequence[str], threshold: float, iou_threshold: float, batch_size: int
+    ) -> Iterator[FileResult]:
         for start in range(0, len(paths), batch_size):
             batch: list[tuple[str, Tensor | ImageError]] = []
             for path in paths[start : start + batch_size]:
@@ -197,17 +203,19 @@ class Detector:
         Raises:
             ImportError: pydet[onnx] is not installed.
             OSError: The file cannot be written; an older file of that name is then still whole.
+            ValueError: A threshold is outside 0..1.
         """
         from pydet.onnx import export_onnx
 
-        check_thresholds(threshold, iou_threshold)
+        check_options(threshold, iou_threshold)
         export_onnx(self.model, path, threshold, iou_threshold)  # type: ignore[arg-type]
 
-    @torch.inference_mode()
     def _detect_batch(self, pictures: list[Tensor], threshold: float, iou_threshold: float) -> list[Detections]:
         if not pictures:
             return []
-        results = self.model(pictures, score_threshold=threshold, iou_threshold=iou_threshold)
+        with torch.inference_mode():
+            results = self.model(pictures, score_threshold=threshold, iou_threshold=iou_threshold)
+        # Outside of it: what its user gets are ordinary tensors, which may be changed in place.
         return [self._detections(*pair) for pair in zip(results, pictures, strict=True)]
 
     def _detections(self, result: dict[str, Tensor], picture: Tensor) -> Detections:
@@ -226,8 +234,10 @@ def _from(source: ImageSource, detections: Detections) -> Detections:
     return replace(detections, path=path, source=source)
 
 
-def check_thresholds(threshold: float, iou_threshold: float) -> None:
-    """Raises ValueError unless both are in 0..1."""
+def check_options(threshold: float, iou_threshold: float, batch_size: int = 1) -> None:
+    """Raises ValueError unless the thresholds are in 0..1 and a batch has at least one picture."""
     for name, value in (("threshold", threshold), ("iou_threshold", iou_threshold)):
         if not 0 <= value <= 1:
             raise ValueError(f"detect: {name} must be in 0..1, got {value}")
+    if batch_size < 1:
+        raise ValueError(f"detect: batch_size must be at least 1, got {batch_size}")

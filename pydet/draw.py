@@ -54,7 +54,7 @@ def draw_boxes(image: Tensor, boxes: Tensor, labels: Tensor, scores: Tensor, cla
     Returns:
         A new RGB picture of the same size. The better a detection, the later, so the more visible, it is drawn.
     """
-    canvas = Image.fromarray(image.permute(1, 2, 0).contiguous().numpy())
+    canvas = Image.fromarray(image.permute(1, 2, 0).contiguous().cpu().numpy())
     pen = ImageDraw.Draw(canvas)
     length = (canvas.width * canvas.height) ** 0.5
     line = max(1, round(length / 250))

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from pydet.data.dataset import DataError, Dataset, DataWarning
 from pydet.data.load import load_dataset
-from pydet.detector import Detections, Detector
+from pydet.detector import Detections, Detector, check_options
 from pydet.image import ImageError, read_image
 from pydet.metrics import Curve, coco_metrics, coco_tools, confusion_matrix, voc_curves
 from pydet.processes import Processes
@@ -158,6 +158,7 @@ def evaluate(
     Raises:
         DataError: The data set is not what it should be, or nothing in it can be evaluated.
         ImportError: Neither pycocotools nor faster-coco-eval is installed.
+        ValueError: A threshold is outside 0..1, or batch_size or limit is below 1.
     """
     dataset = dataset_for(detector, data, images, limit, split, strict)
     result = detect_and_measure(Processes(), detector, dataset, threshold, iou_threshold, batch_size, progress)
@@ -198,6 +199,7 @@ def detect_and_measure(
     Raises:
         DataError, ImportError: As `measure`; before the work, as far as it can be told.
     """
+    check_options(threshold, iou_threshold, batch_size)
     coco_tools()
     if bool((data.difficult | data.crowd).all()):  # or there are none at all
         raise _nothing(data, [str(problem) for problem in data.problems])
@@ -207,7 +209,7 @@ def detect_and_measure(
     found = {number: item for part in parts for number, item in part.found.items()}
     errors = {number: text for part in parts for number, text in part.errors.items()}
     problems = [str(problem) for problem in data.problems] + [errors[number] for number in sorted(errors)]
-    readable = torch.tensor([number in found for number in range(len(data))])
+    readable = torch.tensor([number in found for number in range(len(data))], dtype=torch.bool)
     times = [each for part in parts for each in part.times] or [(0.0, 0.0, 1)]
     read, detect, count = (sum(column) for column in zip(*times, strict=True))
     speed = Speed(1000 * read / count, 1000 * detect / count, group.world)

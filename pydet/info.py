@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from pydet import _library, ops
+from pydet import __version__, _library, ops
 
 _PACKAGES = ("numpy", "pillow", "safetensors", "triton", "pycocotools", "faster-coco-eval", "onnx", "onnxruntime")
 
@@ -17,7 +17,7 @@ _PACKAGES = ("numpy", "pillow", "safetensors", "triton", "pycocotools", "faster-
 def info() -> str:
     """Versions, loaded libraries, devices, and the backend of every operator with the reason, as aligned text."""
     facts = [
-        ("pydet", f"{version('pydet')} in {Path(__file__).parent}"),
+        ("pydet", f"{__version__} in {Path(__file__).parent}"),
         ("python", f"{platform.python_version()} on {platform.platform()}"),
         ("torch", torch.__version__),
         *((package, _version(package)) for package in _PACKAGES),

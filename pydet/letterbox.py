@@ -113,7 +113,11 @@ def resize_taps(size: tuple[int, int], new_size: tuple[int, int], device: torch.
 def _neighbours(size: int, new_size: int, device: torch.device) -> Taps:
     """For each of `new_size` pixels the two of `size` around it."""
     step = np.float32(size - 1) / np.float32(max(new_size - 1, 1))
-    position = torch.arange(new_size, dtype=torch.float32) * float(step)
+    return taps_at(torch.arange(new_size, dtype=torch.float32) * float(step), size, device)
+
+
+def taps_at(position: Tensor, size: int, device: torch.device) -> Taps:
+    """The two of `size` pixels around each position, where 0 is the first pixel and there is none behind the last."""
     first = position.long().clamp_(max=size - 1)
     second = (first + 1).clamp_(max=size - 1)
     part = (position - first).to(device)

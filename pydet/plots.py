@@ -51,7 +51,7 @@ def plot_precision_recall(result: Evaluation, path: Path) -> None:
     axes.set(xlim=(0, 1), ylim=(0, 1.02))
     if few:
         axes.legend(loc="lower left", fontsize="small")
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def plot_confusions(result: Evaluation, path: Path) -> None:
@@ -69,7 +69,7 @@ def plot_confusions(result: Evaluation, path: Path) -> None:
         for row, column in np.argwhere(counts):
             colour = "white" if parts[row, column] > 0.5 else "black"
             axes.text(column, row, counts[row, column], ha="center", va="center", color=colour, fontsize="small")
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def plot_elbow(result: Anchors, path: Path) -> None:
@@ -78,22 +78,33 @@ def plot_elbow(result: Anchors, path: Path) -> None:
     axes.plot(range(1, len(result.elbow) + 1), result.elbow, marker="o")
     axes.axvline(len(result.sizes), color="grey", linestyle="--")
     axes.set(ylim=(0, 1), xticks=range(1, len(result.elbow) + 1))
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def _has_any(result: Evaluation, index: int) -> bool:
     return bool(result.confusion[index].any() or result.confusion[:, index].any())
 
 
-def _figure(x: str, y: str, title: str) -> Sequence[Any]:
+def new_figure(width: float, height: float) -> Any:
+    """An empty figure of so many inches.
+
+    Raises:
+        ImportError: there is no matplotlib.
+    """
+    check_matplotlib()
     from matplotlib.figure import Figure  # not pyplot: no window, no state
 
-    figure = Figure(figsize=(8, 6), layout="constrained")
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def _figure(x: str, y: str, title: str) -> Sequence[Any]:
+    figure = new_figure(8, 6)
     axes = figure.add_subplot(xlabel=x, ylabel=y, title=title)
     return figure, axes
 
 
-def _save(figure: Any, path: Path) -> None:
+def save_figure(figure: Any, path: Path) -> None:
+    """Writes a figure of matplotlib, whole or not at all, in the format of the path's ending."""
     content = io.BytesIO()  # Pillow, which writes some formats, says nothing when the disk takes a part of it
     with whole_file(path) as temporary:
         figure.savefig(content, format=path.suffix[1:] or "png", dpi=120)

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pydet.letterbox import Taps
+from pydet.letterbox import Taps, taps_at
 from pydet.ops.resample import resample
 from pydet.placement import Placement
 
@@ -99,10 +99,7 @@ def _neighbours(size: int, new_size: int, device: torch.device) -> Taps:
     # Rounded once, as torch's fused multiply-add does: in double precision the product is exact.
     centres = torch.arange(new_size, dtype=torch.float64) + 0.5
     position = (centres * float(np.float32(size) / np.float32(new_size)) - 0.5).float().clamp_(min=0)
-    first = position.long().clamp_(max=size - 1)
-    second = (first + 1).clamp_(max=size - 1)
-    part = (position - first).clamp_(max=1).to(device)
-    return Taps(first.to(device), second.to(device), 1 - part, part)
+    return taps_at(position, size, device)
 
 
 def _placement(sizes: Sequence[Sequence[int]], scaled: Sequence[Size]) -> Placement:

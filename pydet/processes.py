@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -57,7 +58,9 @@ class Processes:
 
 
 def check_device(device: str) -> None:
-    """Raises ValueError where torch does not see the device: "cpu", "cuda" or "cuda:N"."""
+    """Raises ValueError for what is not "cpu", "cuda" or "cuda:N", and for a GPU that torch does not see."""
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", device):
+        raise ValueError(f"device must be cpu, cuda or cuda:N, got {device!r}")
     if device != "cpu" and _number(device) >= torch.cuda.device_count():
         seen = f"torch {torch.__version__} sees {torch.cuda.device_count()} CUDA devices"
         raise ValueError(f"device {device}: {seen}")
@@ -81,9 +84,11 @@ def processes(device: str) -> Iterator[Processes]:
     """Meets the other processes, where `torchrun` has started some: gloo on the CPU, NCCL on GPUs, one for each.
 
     Raises:
-        ValueError: there is no such device.
+        ValueError: there is no such device; or one GPU was named for several processes.
     """
     world = _world()
+    if world > 1 and ":" in device:
+        raise ValueError(f"device {device}: with {world} processes it is cpu or cuda, and each takes a GPU of its own")
     if world > 1 and device == "cuda":
         device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
     check_device(device)

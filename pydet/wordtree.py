@@ -198,11 +198,11 @@ def _in_order(parent_of: dict[str, str | None]) -> tuple[tuple[str, ...], tuple[
     parents: list[int] = []
     level: list[tuple[str | None, int]] = [(None, -1)]
     while level:
-        below = []
+        below: list[tuple[str | None, int]] = []
         for parent, index in level:
             for node in children.get(parent, []):
                 below.append((node, len(ids)))
                 ids.append(node)
                 parents.append(index)
-        level = list(below)
+        level = below
     return tuple(ids), tuple(parents)

@@ -121,9 +121,7 @@ LARGE_CASES = [
     LargeCase("complete_box_iou", all_pairs, last_of_each(3, 1), last_rows, 10),
     LargeCase("generalized_box_iou_loss", pairs, last_of_each(1000, 2), last_rows, 32),
     LargeCase("sigmoid_focal_loss", logits, last_of_each(1000, 2), last_rows, 20),
-    LargeCase(
-        "softmax_focal_loss", lambda *a: (*logits(*a), 2.0, 0.25, None, "none"), last_of_each(1000, 2), last_rows, 20
-    ),
+    LargeCase("softmax_focal_loss", logits_for_softmax, last_of_each(1000, 2), last_rows, 20),
     LargeCase("yolo_decode", yolo_maps, last_of_each(1, 1), last_rows, 20),
     LargeCase("decode_boxes", codes, last_of_each(1000, 2), last_rows, 30),
     LargeCase("encode_boxes", lambda *a: (*pairs(*a), [1.0] * 4), last_of_each(1000, 2), last_rows, 30),

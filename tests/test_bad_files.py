@@ -3,6 +3,7 @@ word. It names the file, the rule and the value."""
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import save_file
 
 from pydet import models
@@ -135,6 +137,32 @@ def test_truncated_safetensors(capsys: pytest.CaptureFixture[str]) -> None:
             start + "incomplete metadata, file not fully covered"
         )
     save_file({"x": torch.zeros(2)}, "x.safetensors")
+    assert said(capsys, "--weights", "x.safetensors") == (
+        "x.safetensors: a safetensors file, but not one of pydet: it does not say what network it is for"
+    )
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"tree": 5},
+        {"class_names": [1, 2, 3]},
+        {"weights_header": [0, 2]},
+        {"weights_header": ["0", 2, 5, 0]},
+        {"weights_header": [0, 2, 5, -1]},
+        {"weights_header": [2**31, 2, 5, 0]},
+        {"model": 5},
+    ],
+    ids=str,
+)
+def test_metadata_of_the_wrong_kind(capsys: pytest.CaptureFixture[str], change: dict[str, object]) -> None:
+    with safe_open("good.safetensors", framework="pt") as file:
+        metadata = json.loads(file.metadata()["pydet"])
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no dict
+    save_file(tensors, "x.safetensors", {"pydet": json.dumps(metadata)})
+    assert main(["detect", DOG, "--no-pictures", "--weights", "x.safetensors"]) == 0
+    capsys.readouterr()
+    save_file(tensors, "x.safetensors", {"pydet": json.dumps(metadata | change)})
     assert said(capsys, "--weights", "x.safetensors") == (
         "x.safetensors: a safetensors file, but not one of pydet: it does not say what network it is for"
     )

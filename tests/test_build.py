@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -16,7 +17,8 @@ import pytest
 ROOT = Path(__file__).parent.parent
 HAS_NVCC = bool(shutil.which("nvcc") or shutil.which("nvcc", path="/usr/local/cuda/bin"))
 needs_nvcc = pytest.mark.skipif(not HAS_NVCC, reason="needs nvcc")
-VARIABLES = ("FORCE_CUDA", "TORCH_CUDA_ARCH_LIST", "CUDA_HOME", "CXX", "MAX_JOBS", "DEBUG", "PYTHONPATH")
+VARIABLES = ("FORCE_CUDA", "TORCH_CUDA_ARCH_LIST", "CUDA_HOME", "CXX", "CXXFLAGS", "LDFLAGS", "MAX_JOBS", "DEBUG")
+VARIABLES += ("PYTHONPATH",)
 
 
 def run(*command: str | Path, cwd: Path, **variables: str) -> subprocess.CompletedProcess[str]:
@@ -49,17 +51,30 @@ def test_source_archive_holds_what_is_tracked(source: Path) -> None:
     assert tracked - {str(path.relative_to(source)) for path in source.rglob("*")} == set()
 
 
-def build_wheel(source: Path, **variables: str) -> zipfile.ZipFile:
+@pytest.fixture(scope="module")
+def one_kernel(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The unpacked archive with the smallest of its CUDA files alone: nvcc would take most of the time of these tests.
+
+    `.ci/check_cuda.py` compiles them all.
+    """
+    folder = tmp_path_factory.mktemp("one kernel") / source.name
+    shutil.copytree(source, folder)
+    for path in sorted((folder / "csrc" / "cuda").glob("*.cu"), key=lambda path: path.stat().st_size)[1:]:
+        path.unlink()
+    return folder
+
+
+def build_wheel(folder: Path, **variables: str) -> zipfile.ZipFile:
     """The wheel, unoptimised and for one architecture: its contents and its choices are what counts here."""
-    shutil.rmtree(source / "dist", ignore_errors=True)
+    shutil.rmtree(folder / "dist", ignore_errors=True)
     command = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", "dist", "."]
-    succeed(*command, cwd=source, DEBUG="1", TORCH_CUDA_ARCH_LIST="9.0", **variables)
-    return zipfile.ZipFile(next((source / "dist").glob("*.whl")))
+    succeed(*command, cwd=folder, DEBUG="1", CXXFLAGS="-g0", TORCH_CUDA_ARCH_LIST="9.0", **variables)
+    return zipfile.ZipFile(next((folder / "dist").glob("*.whl")))
 
 
 @pytest.fixture(scope="module")
-def wheel(source: Path) -> zipfile.ZipFile:
-    return build_wheel(source)
+def wheel(one_kernel: Path) -> zipfile.ZipFile:
+    return build_wheel(one_kernel)
 
 
 def test_wheel_is_for_every_python_3(wheel: zipfile.ZipFile) -> None:
@@ -87,21 +102,22 @@ def test_wheel_works_where_it_is_unpacked(wheel: zipfile.ZipFile, tmp_path: Path
     succeed(sys.executable, check, *(tmp_path / "pydet").glob("*.so"), cwd=tmp_path)
 
 
-def test_wheel_without_cuda_has_no_cuda_library_of_an_earlier_build(wheel: zipfile.ZipFile, source: Path) -> None:
-    cpu = build_wheel(source, FORCE_CUDA="0")
+def test_wheel_without_cuda_has_no_cuda_library_of_an_earlier_build(wheel: zipfile.ZipFile, one_kernel: Path) -> None:
+    cpu = build_wheel(one_kernel, FORCE_CUDA="0")
     assert "pydet/_C.so" in cpu.namelist()
     assert "pydet/_C_cuda.so" not in cpu.namelist()
     assert "CPU library only, because FORCE_CUDA=0" in cpu.read("pydet/_build.txt").decode()
 
 
-def test_editable_build_compiles_nothing_again(wheel: zipfile.ZipFile, source: Path) -> None:
+def test_editable_build_compiles_nothing_again(wheel: zipfile.ZipFile, one_kernel: Path) -> None:
     build = "from setuptools.build_meta import build_editable; build_editable('editable')"
-    output = succeed(sys.executable, "-c", build, cwd=source, DEBUG="1", TORCH_CUDA_ARCH_LIST="9.0")
+    variables = {"DEBUG": "1", "CXXFLAGS": "-g0", "TORCH_CUDA_ARCH_LIST": "9.0"}
+    output = succeed(sys.executable, "-c", build, cwd=one_kernel, **variables)
     assert "] link " in output
     assert "] c++ " not in output
     assert "] nvcc " not in output
-    assert (source / "pydet" / "_C.so").exists()
-    assert (source / "pydet" / "_C_cuda.so").exists() == HAS_NVCC
+    assert (one_kernel / "pydet" / "_C.so").exists()
+    assert (one_kernel / "pydet" / "_C_cuda.so").exists() == HAS_NVCC
 
 
 @pytest.fixture
@@ -201,7 +217,7 @@ def test_bad_architectures(source: Path, tmp_path: Path, archs: str) -> None:
     assert_fails_with(sentence, source, tmp_path, TORCH_CUDA_ARCH_LIST=archs, CUDA_HOME=old_toolkit(tmp_path))
 
 
-def test_older_toolkit_builds_for_what_it_knows(source: Path, tmp_path: Path) -> None:
+def test_older_toolkit_builds_every_kernel_for_what_it_knows(source: Path, tmp_path: Path) -> None:
     stub = script(tmp_path / "c++", 'while [ $# -gt 0 ]; do [ "$1" = -o ] && : > "$2"; shift; done; echo c++')
     sentence = "compiling _C_cuda.so failed; the first error above says why; FORCE_CUDA=0 builds without CUDA"
     output = assert_fails_with(sentence, source, tmp_path, CUDA_HOME=old_toolkit(tmp_path), CXX=str(stub))
@@ -210,10 +226,13 @@ def test_older_toolkit_builds_for_what_it_knows(source: Path, tmp_path: Path) ->
     assert "code=sm_75 " in commands
     assert "code=sm_90 -gencode=arch=compute_90,code=compute_90 " in commands
     assert "_100" not in commands
+    assert {path.name for path in (ROOT / "csrc" / "cuda").glob("*.cu")} == set(
+        re.findall(r"nvcc .*/(\w+\.cu)$", commands, re.M)
+    )
 
 
 @needs_nvcc
-def test_nvcc_is_enough_for_cuda(source: Path, wheel: zipfile.ZipFile) -> None:
+def test_nvcc_is_enough_for_cuda(wheel: zipfile.ZipFile) -> None:
     assert "for 9.0\n" in wheel.read("pydet/_build.txt").decode()
 
 

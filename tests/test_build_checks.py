@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from pydet import _library
+
 ROOT = Path(__file__).parent.parent
 NVCC = shutil.which("nvcc") or shutil.which("nvcc", path="/usr/local/cuda/bin")
 
@@ -54,6 +56,13 @@ def test_abi_check_finds(source: str, name: str, sentence: str, tmp_path: Path) 
     result = check("check_abi.py", library(tmp_path, source, name))
     assert result.returncode == 1, result.stderr
     assert sentence in result.stdout.splitlines()
+
+
+def test_what_is_built_here_has_the_stable_abi_only() -> None:
+    libraries = [path for path in (_library.CPU_LIBRARY, _library.CUDA_LIBRARY) if path.exists()]
+    result = check("check_abi.py", *libraries)
+    assert result.stdout.splitlines() == [f"{path.name}: stable ABI only" for path in libraries]
+    assert result.returncode == 0
 
 
 def test_abi_check_finds_a_library_that_is_needed(tmp_path: Path) -> None:

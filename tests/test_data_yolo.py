@@ -163,6 +163,13 @@ def test_bad_lines_are_named_and_left_out(tmp_path: Path, line: str, message: st
     assert data.boxes.flatten().tolist() == pytest.approx(BOX)
 
 
+def test_many_names_take_no_more_than_a_moment(tmp_path: Path) -> None:
+    """Of so many, each compared with all others would take an hour."""
+    labelled(tmp_path / "a.jpg", tmp_path / "a.txt")
+    write(tmp_path / "classes.txt", "\n".join(f"class {number}" for number in range(300_000)))
+    assert len(load_dataset(tmp_path).class_names) == 300_000
+
+
 @pytest.mark.parametrize("entry", ["../secret.jpg", "/secret.jpg", "{}/secret.jpg", "data/../../secret.jpg"])
 def test_no_picture_outside_of_the_folder(tmp_path: Path, entry: str) -> None:
     labelled(tmp_path / "secret.jpg", tmp_path / "secret.txt")

@@ -152,6 +152,16 @@ def test_save_draws_and_leaves_the_original(detector: Detector, tmp_path: Path) 
 def test_bad_arguments(detector: Detector, options: dict[str, float], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         detector.detect(DOG, **options)  # type: ignore[call-overload]
+    with pytest.raises(ValueError, match=message):  # at once, not at the first result
+        detector.detect_files([str(DOG)], **options)  # type: ignore[arg-type]
+
+
+def test_results_are_ordinary_tensors(detector: Detector) -> None:
+    """Those of inference mode can neither be changed in place nor have a gradient."""
+    found = detector.detect(DOG)
+    for tensor in (found.boxes, found.scores, found.labels):
+        tensor.mul_(2)
+    assert found.boxes.requires_grad_().sum().backward() is None
 
 
 def test_files_one_by_one_with_a_bad_one_between(detector: Detector, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from data_files import BCCD, voc_object, voc_xml, write
 from PIL import Image
 
 import pydet
-from pydet.data import DataError
+from pydet.data import DataError, load_dataset
 from pydet.detector import Detector
 from pydet.evaluate import evaluate
 from pydet.plots import check_matplotlib
@@ -150,6 +150,19 @@ def test_limit(detector: Detector, tmp_path: Path) -> None:
     result = evaluate(detector, annotated(tmp_path, images=images), tmp_path, limit=1)
     assert result.images == 1
     assert result.problems == []
+
+
+@pytest.mark.parametrize("number", [0, -1])
+def test_numbers_below_one_are_refused(detector: Detector, tmp_path: Path, number: int) -> None:
+    """-1 would be all pictures but the last, or no batch at all."""
+    file = annotated(tmp_path)
+    data = load_dataset(file)
+    with pytest.raises(ValueError, match=f"limit must be at least 1, got {number}"):
+        evaluate(detector, file, limit=number)
+    with pytest.raises(ValueError, match=f"the first pictures must be at least 1, got {number}"):
+        evaluate(detector, data, limit=number)
+    with pytest.raises(ValueError, match=f"batch_size must be at least 1, got {number}"):
+        evaluate(detector, data, batch_size=number)
 
 
 @pytest.mark.parametrize(

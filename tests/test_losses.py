@@ -181,9 +181,24 @@ def test_targets_are_checked() -> None:
     ]:
         with pytest.raises(ValueError, match=message):
             make(*arguments)
+    with pytest.raises(ValueError, match="targets must be those of at least one image, got none"):
+        Targets.of([], 5)
+    with pytest.raises(ValueError, match="image 0 must have boxes and labels, got boxes"):
+        Targets.of([{"boxes": boxes}], 5)
     assert good.images().tolist() == [1, 1]
     with pytest.raises(ValueError, match="retinanet_loss: box_loss must be one of l1, smooth_l1, giou, got 'l2'"):
         retinanet_loss(*LOSSES["retinanet"][1], some_targets(), [1.0] * 4, "l2")
+
+
+@pytest.mark.parametrize(("images", "given"), [(2, 3), (3, 2), (2, 0)])
+def test_targets_are_one_for_each_image(images: int, given: int) -> None:
+    network, picture = SSD(["background", "a"], width=8).train(), torch.rand(3, 30, 40)
+    of_one = {"boxes": torch.tensor([[1.0, 1, 9, 9]]), "labels": torch.tensor([1])}
+    message = f"SSD: targets must be one for each of the {images} images, got {given}"
+    with pytest.raises(ValueError, match=message):
+        network([picture] * images, [of_one] * given)
+    with pytest.raises(ValueError, match=message):
+        network(torch.zeros(images, 3, 300, 300), Targets.of([of_one] * 3, 2)._replace(counts=torch.ones(given)))
 
 
 def test_boxes_go_where_their_picture_goes() -> None:

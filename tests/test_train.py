@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,19 +17,20 @@ from training_cases import BCCD, arguments, small_sections, small_settings, writ
 import pydet
 from pydet.cli import main
 from pydet.commands.train import settings_from
-from pydet.data import DataError
+from pydet.data import DataError, load_dataset
 from pydet.losses import Targets
 from pydet.models import MODELS, Darknet, WeightsError, load_checkpoint, save_weights
 from pydet.models.darknet.cfg import format_cfg
 from pydet.models.darknet.sections import section
 from pydet.models.registry import ASSETS, find
-from pydet.processes import Processes
+from pydet.processes import Processes, check_device, processes
 from pydet.training import NotFinite, Settings, SettingsError, defaults, read_settings, train
 from pydet.training.batches import input_size, parts
 from pydet.training.ema import MovingAverage
 from pydet.training.log import Table, read_table
-from pydet.training.loop import Loop
+from pydet.training.loop import Loop, deterministic
 from pydet.training.rates import Cosine, rates_of
+from pydet.training.report import report
 from pydet.training.settings import as_toml
 from pydet.training.start import read_source, take
 
@@ -278,6 +280,37 @@ def test_messages(
     assert message in said
     assert said.count("\n") < 3
     assert not (tmp_path / "runs").exists() or not list((tmp_path / "runs").rglob("*.pt"))
+
+
+@pytest.mark.parametrize("device", ["cuda:x", "gpu", "cpu:0", "cuda:-1", ""])
+def test_a_device_is_cpu_or_a_gpu(device: str) -> None:
+    with pytest.raises(ValueError, match=f"device must be cpu, cuda or cuda:N, got '{device}'"):
+        check_device(device)
+
+
+def test_no_gpu_is_shared_by_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ValueError, match="device cuda:1: with 2 processes it is cpu or cuda"), processes("cuda:1"):
+        pass
+
+
+def test_training_leaves_torchs_determinism_as_it_was() -> None:
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        with deterministic(torch.device("cpu")):
+            assert not torch.is_deterministic_algorithms_warn_only_enabled()
+        assert torch.are_deterministic_algorithms_enabled()
+        assert torch.is_deterministic_algorithms_warn_only_enabled()
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
+def test_a_report_without_matplotlib(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    pictures, network = load_dataset(BCCD, limit=1), Darknet(small_sections(), class_names=["a", "b", "c"]).eval()
+    problems = report(tmp_path / "report", tmp_path, network, pictures, None, "nothing")
+    assert problems == ["the report has no plots: plots need matplotlib: pip install 'pydet[plots]'"]
+    assert "training.png" not in (tmp_path / "report" / "report.md").read_text()
 
 
 def test_a_file_that_is_no_toml(tmp_path: Path) -> None:

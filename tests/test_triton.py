@@ -8,8 +8,9 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -23,8 +24,8 @@ from pydet.ops._backend import _Override, _put_triton, _triton_operator
 
 triton = pytest.importorskip("triton")
 HERE = Path(__file__).parent
+DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
-SIZES = (0, 1, 31, 33, 257)
 
 
 def degenerate_boxes(n: int, dtype: torch.dtype) -> Tensor:
@@ -36,48 +37,71 @@ def degenerate_boxes(n: int, dtype: torch.dtype) -> Tensor:
 
 
 def box_iou_inputs(n: int, dtype: torch.dtype) -> list[tuple[Any, ...]]:
+    """n and 2 n + 1 boxes, and 8 n aligned ones, of which a program takes more."""
     generator = torch.Generator().manual_seed(n)
     a, b = random_boxes(n, generator).to(dtype), random_boxes(2 * n + 1, generator).to(dtype)
     batch = torch.stack([a, a.flip(0)]), torch.stack([b, b.flip(0)])
     bad = degenerate_boxes(n, dtype)
-    aligned = (a, b[:n], "cxcywh", True), (a, bad, "xyxy", True)
+    c, d = (random_boxes(8 * n, generator).to(dtype) for _ in range(2))
+    aligned = (c, d, "cxcywh", True), (c, degenerate_boxes(8 * n, dtype), "xyxy", True)
     return [(a, b, "xyxy"), (b, a, "xywh"), (a, b, "cxcywh"), (*batch, "xyxy"), (bad, bad, "xyxy"), *aligned]
 
 
 def kin_inputs(n: int, dtype: torch.dtype, *options: Any) -> list[tuple[Any, ...]]:
-    a, b = (t.to(dtype) for t in aligned_boxes(n, torch.Generator().manual_seed(n)))
-    bad = degenerate_boxes(n, dtype)
-    return [(a, b[: n // 2], *options), (bad, bad, *options), (a, b, *options, True), (bad, a, *options, True)]
+    """n and 2 n + 1 boxes, and 8 n aligned ones, of which a program takes more."""
+    generator = torch.Generator().manual_seed(n)
+    a, b = (t.to(dtype) for t in aligned_boxes(2 * n + 1, generator))
+    c, d = (t.to(dtype) for t in aligned_boxes(8 * n, generator))
+    bad, many_bad = degenerate_boxes(n, dtype), degenerate_boxes(8 * n, dtype)
+    return [(a[:n], b, *options), (bad, bad, *options), (c, d, *options, True), (many_bad, c, *options, True)]
 
 
-def registered_inputs(name: str, n: int, dtype: torch.dtype) -> list[tuple[Any, ...]]:
-    """Those of the CUDA kernels, fewer: the interpreter takes a loop over the ground truths step by step."""
-    case = next(case for case in OP_CASES if case.name == name)
-    return inputs_of(case, int(n**0.2), dtype)
+def decode_inputs(n: int, dtype: torch.dtype) -> list[tuple[Any, ...]]:
+    """Those of more_inputs; the maps of 2 x 80 channels, which are the same for every n, once."""
+    return [args for args in yolo_decode.inputs(n, dtype) if n == 1 or args[0].shape[1] != 160]
 
 
 def nms_inputs(n: int, dtype: torch.dtype) -> list[tuple[Any, ...]]:
-    """Half of more_inputs/nms.py in one tile, half in two; a few in four, where the interpreter takes a second each."""
-    found = nms.inputs(min(n, 100), dtype)
-    return found[n % 4 // 2 :: 2] if n < 100 else [found[i] for i in (0, 8, 10)]
+    """Half of more_inputs/nms.py in one tile, half in two; a few of the former in three, which takes a second each."""
+    found = nms.inputs(n, dtype)
+    if n == 65:
+        return [found[i] for i in (0, 8, 10)]
+    return found[1::2] if n == 33 else found[::2]
 
 
-FOCAL = next(case for case in OP_CASES if case.name == "sigmoid_focal_loss")
+CASES = {case.name: case for case in OP_CASES}
+FOCAL = CASES["sigmoid_focal_loss"]
 
 
-# kernel: its inputs; relative and absolute tolerance, zero where the arithmetic is that of the reference bit by bit
+class Inputs(NamedTuple):
+    """Of a kernel.
+
+    Attributes:
+        make: (size, dtype) -> lists of arguments.
+        sizes: nothing, one, about the share of a program, and so many that there are several programs and rounds of
+            each loop; no more, since the interpreter goes through all of them step by step.
+        rtol, atol: zero where the arithmetic is that of the reference bit by bit.
+    """
+
+    make: Callable[[int, torch.dtype], list[tuple[Any, ...]]]
+    sizes: tuple[int, ...] = (0, 1, 31, 33, 65)
+    rtol: float = 0.0
+    atol: float = 0.0
+
+
 INPUTS = {
-    "box_iou": (box_iou_inputs, 0.0, 0.0),
-    "box_iof": (box_iou_inputs, 0.0, 0.0),
-    "generalized_box_iou": (kin_inputs, 0.0, 0.0),
-    "distance_box_iou": (lambda n, dtype: kin_inputs(n, dtype, 1e-3), 0.0, 0.0),
-    "complete_box_iou": (lambda n, dtype: kin_inputs(n, dtype, 1e-3), 1e-6, 1e-6),
-    "sigmoid_focal_loss": (functools.partial(inputs_of, FOCAL), 5e-6, 1e-9),
-    "yolo_decode": (yolo_decode.inputs, 5e-6, 1e-4),
-    "yolo_grid_decode": (yolo_grid_decode.inputs, 5e-6, 1e-4),
-    "match_anchors": (functools.partial(registered_inputs, "match_anchors"), 0.0, 0.0),
-    "match_cells": (functools.partial(registered_inputs, "match_cells"), 0.0, 0.0),
-    "nms": (nms_inputs, 0.0, 0.0),
+    "box_iou": Inputs(box_iou_inputs),
+    "box_iof": Inputs(box_iou_inputs),
+    "generalized_box_iou": Inputs(kin_inputs),
+    "distance_box_iou": Inputs(lambda n, dtype: kin_inputs(n, dtype, 1e-3)),
+    "complete_box_iou": Inputs(lambda n, dtype: kin_inputs(n, dtype, 1e-3), rtol=1e-6, atol=1e-6),
+    "sigmoid_focal_loss": Inputs(functools.partial(inputs_of, FOCAL), (0, 1, 31, 33, 257), 5e-6, 1e-9),
+    "yolo_decode": Inputs(decode_inputs, (0, 1, 33, 65), 5e-6, 1e-4),
+    "yolo_grid_decode": Inputs(yolo_grid_decode.inputs, rtol=5e-6, atol=1e-4),
+    # 81 anchors of 2 are two programs, as are 70 predictions of 4.
+    "match_anchors": Inputs(functools.partial(inputs_of, CASES["match_anchors"]), (0, 1, 2)),
+    "match_cells": Inputs(functools.partial(inputs_of, CASES["match_cells"]), (0, 1, 4)),
+    "nms": Inputs(nms_inputs),
 }
 
 POINTERS = ("*fp32", "*fp64", "*fp16", "*bf16")
@@ -200,12 +224,11 @@ def test_every_kernel_is_tested() -> None:
 
 
 @pytest.mark.skipif(not INTERPRETED, reason="runs in the process that test_interpreter starts")
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("name", INPUTS)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(("name", "size"), [(name, size) for name, kernel in INPUTS.items() for size in kernel.sizes])
 def test_equals_reference(name: str, size: int, dtype: torch.dtype) -> None:
-    make_inputs, rtol, atol = INPUTS[name]
-    for args in make_inputs(size, dtype):
+    make, _, rtol, atol = INPUTS[name]
+    for args in make(size, dtype):
         for ours, theirs in zip(outputs(launcher(name)(*args)), outputs(getattr(reference, name)(*args)), strict=True):
             torch.testing.assert_close(ours, theirs, rtol=rtol, atol=atol, equal_nan=True)
 
@@ -219,7 +242,7 @@ def test_integer_and_mixed_boxes() -> None:
 
 
 @pytest.mark.skipif(not INTERPRETED, reason="runs in the process that test_interpreter starts")
-@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("size", INPUTS[FOCAL.name].sizes)
 def test_gradient_equals_that_of_the_reference(size: int) -> None:
     """By autograd, which finds the launchers of the gradient where it would find the compiled operators."""
     override = _Override()
@@ -240,7 +263,8 @@ def test_interpreter() -> None:
     environment = {**os.environ, "TRITON_INTERPRET": "1"}
     process = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert process.returncode == 0, process.stdout + process.stderr
-    assert f"{(len(INPUTS) * 4 + 1) * len(SIZES) + 1} passed" in process.stdout
+    of_reference = sum(len(kernel.sizes) for kernel in INPUTS.values()) * len(DTYPES)
+    assert f"{of_reference + len(INPUTS[FOCAL.name].sizes) + 1} passed" in process.stdout
 
 
 def compiled_kernel(name: str, pointer: str, architecture: int, sizes_of_one: bool = False) -> Any:

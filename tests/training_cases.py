@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from data_files import BCCD
 
 from pydet.models.darknet.cfg import Section, format_cfg
 from pydet.models.darknet.sections import convolution, dropout, joined, maxpool, net, section, shortcut
 from pydet.training import Settings, checkpoint
 from pydet.training.settings import as_toml
 
-BCCD = Path(__file__).parent / "data" / "bccd"  # four pictures, two for training
 ANCHORS = ((8, 8), (16, 16), (30, 30))
 
 

@@ -29,8 +29,8 @@ def yolov3_tiny(folder: Path) -> None:
     for side in SIDES:
         network = models.load("yolov3-tiny", image_size=(side, side))
         with torch.inference_mode():
-            batch, _ = network.preprocess([read_image(folder / f"{name}.jpg") for name in PICTURES])
-            boxes, scores = network.predict(batch)
+            batch, placement = network.preprocess([read_image(folder / f"{name}.jpg") for name in PICTURES])
+            boxes, scores = network.predict(batch, placement.size)
         picture, rows, labels = torch.nonzero(scores > LEAST_SCORE, as_tuple=True)
         save(
             f"yolov3-tiny-{side}",

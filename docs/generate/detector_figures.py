@@ -70,7 +70,8 @@ def draw(axes: Any, name: str) -> None:
         width = min(0.35 + 0.07 * len(layers), 1.3)
         colour = COLOURS[(0, 2, 1)[level]]
         axes.add_patch(Rectangle((x, top - height), width, height, fc=colour, alpha=0.8, ec="white"))
-        text = f"{channels}\n{'×'.join(map(str, size))}\n{len(layers)} layer{'s' * (len(layers) > 1)}"
+        count = "1 layer" if len(layers) == 1 else f"{len(layers)} layers"
+        text = f"{channels}\n{'×'.join(map(str, size))}\n{count}"
         if level == 2:
             text = f"{layers[-1].kind}\n{channels}×{'×'.join(map(str, size))}" if layers[-1].kind in HEADS else text
         axes.text(x, top - height - 0.06, text, fontsize=7, va="top", linespacing=1.2)

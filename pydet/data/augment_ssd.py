@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pydet import ops
 from pydet.data.augment import Sample, Size, chance, cut_to_picture, flipped, unit, with_colours
-from pydet.letterbox import Taps, bilinear
+from pydet.letterbox import Taps, bilinear, taps_at
 
 MEAN = (123 / 255, 117 / 255, 104 / 255)
 """What is around a picture that was zoomed out: the mean colour of ImageNet, RGB."""
@@ -187,9 +187,7 @@ def _resized(image: Tensor, size: Size) -> Tensor:
 def _taps(size: int, new_size: int) -> Taps:
     """For each of `new_size` pixels the two of `size` around its centre."""
     position = ((torch.arange(new_size) + 0.5) * (size / new_size) - 0.5).clamp_(0, size - 1)
-    first = position.long()
-    part = position - first
-    return Taps(first, (first + 1).clamp_(max=size - 1), 1 - part, part)
+    return taps_at(position, size, position.device)
 
 
 def _centre_inside(boxes: Tensor, crops: Tensor) -> Tensor:

@@ -198,7 +198,9 @@ def read_bytes(path: Path) -> bytes:
 
 def some_of(problems: Sequence[Problem], shown: int = 10) -> str:
     """The first problems, a line each, to stand at the end of a message."""
-    lines = [f"\n  {problem}" for problem in problems[:shown]]
+    if not problems:
+        return ""
+    lines = [":", *map(str, problems[:shown])]
     if len(problems) > shown:
-        lines.append(f"\n  and {len(problems) - shown} more")
-    return ":" * bool(lines) + "".join(lines)
+        lines.append(f"and {len(problems) - shown} more")
+    return "\n  ".join(lines)

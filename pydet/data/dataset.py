@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -85,6 +86,9 @@ class Dataset:
         problems: What was left out or put right on the way here.
     """
 
+    OF_PICTURES = ("sizes", "counts", "image_labels")
+    OF_OBJECTS = ("boxes", "labels", "difficult", "crowd", "areas")
+
     name: str
     class_names: tuple[str, ...]
     paths: tuple[str, ...]
@@ -98,9 +102,11 @@ class Dataset:
     image_labels: Tensor
     problems: tuple[Problem, ...] = ()
 
-    def __post_init__(self) -> None:
-        ends = self.counts.cumsum(0)
-        object.__setattr__(self, "_starts", (ends - self.counts).tolist())
+    @cached_property
+    def _starts(self) -> list[int]:
+        """Where the objects of each picture begin."""
+        starts: list[int] = (self.counts.cumsum(0) - self.counts).tolist()
+        return starts
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -108,7 +114,7 @@ class Dataset:
     def __getitem__(self, index: int) -> Record:
         if not 0 <= index < len(self):
             raise IndexError(f"{self.name}: there is no picture {index}; it has {len(self)}")
-        start = self._starts[index]  # type: ignore[attr-defined]
+        start = self._starts[index]
         rows = slice(start, start + int(self.counts[index]))
         height, width = self.sizes[index].tolist()
         label = int(self.image_labels[index])
@@ -127,14 +133,20 @@ class Dataset:
         return (self[index] for index in range(len(self)))
 
     def first(self, count: int | None) -> Dataset:
-        """The first `count` pictures; None for all of them."""
+        """The first `count` pictures; None for all of them.
+
+        Raises:
+            ValueError: count is below 1.
+        """
+        if count is not None and count < 1:
+            raise ValueError(f"{self.name}: the first pictures must be at least 1, got {count}")
         return self if count is None else self.take(torch.arange(len(self)) < count)
 
     def take(self, chosen: Tensor) -> Dataset:
         """The pictures where `chosen`, bool [N], is true."""
         objects = chosen.repeat_interleave(self.counts)
-        cut = {name: getattr(self, name)[objects] for name in ("boxes", "labels", "difficult", "crowd", "areas")}
-        of_pictures = {name: getattr(self, name)[chosen] for name in ("sizes", "counts", "image_labels")}
+        cut = {name: getattr(self, name)[objects] for name in self.OF_OBJECTS}
+        of_pictures = {name: getattr(self, name)[chosen] for name in self.OF_PICTURES}
         paths = tuple(path for path, is_chosen in zip(self.paths, chosen.tolist(), strict=True) if is_chosen)
         return replace(self, paths=paths, **cut, **of_pictures)
 
@@ -142,7 +154,7 @@ class Dataset:
         """The same pictures with the objects where `kept`, bool [sum of counts], is true."""
         picture = torch.arange(len(self)).repeat_interleave(self.counts)
         counts = torch.bincount(picture[kept], minlength=len(self))
-        cut = {name: getattr(self, name)[kept] for name in ("boxes", "labels", "difficult", "crowd", "areas")}
+        cut = {name: getattr(self, name)[kept] for name in self.OF_OBJECTS}
         return replace(self, counts=counts, **cut)
 
     def with_classes(self, class_names: Sequence[str]) -> Dataset:

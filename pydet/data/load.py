@@ -55,7 +55,7 @@ def load_dataset(
 
     Raises:
         DataError: There is nothing to read, it is of no known format, or (strict) it has problems.
-        ValueError: The limit is below 1.
+        ValueError: limit is below 1.
     """
     if limit is not None and limit < 1:
         raise ValueError(f"load_dataset: limit must be at least 1, got {limit}")

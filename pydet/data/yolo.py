@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -178,9 +179,9 @@ def _read_names(path: Path) -> tuple[str, ...]:
 
 
 def _unique(path: Path, names: Sequence[str]) -> tuple[str, ...]:
-    twice = {name for name in names if names.count(name) > 1}
+    twice = [name for name, count in Counter(names).items() if count > 1]
     if twice:
-        raise DataError(f"{path}: two classes have the name {sorted(twice)[0]!r}")
+        raise DataError(f"{path}: two classes have the name {min(twice)!r}")
     return tuple(names)
 
 

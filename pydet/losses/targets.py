@@ -39,21 +39,28 @@ class Targets(NamedTuple):
         This is the place where labels are looked at: the losses do not, since on a GPU that would wait for the device.
 
         Args:
-            targets: tensors on the CPU, or on a GPU, which then is waited for.
+            targets: of at least one image; tensors on the CPU, or on a GPU, which then is waited for.
             num_classes: labels must be less: how many the network (or the `map=` of its cfg) has.
             image_labels: as the attribute.
 
         Raises:
-            ValueError: a shape, a label, or a box without finite numbers, width and height; with the image and object.
+            ValueError: no image, or one without "boxes" or "labels"; a shape, a label, or a box without finite numbers,
+                width and height; with the image and object.
         """
+        if not targets:
+            raise ValueError("Targets: targets must be those of at least one image, got none")
         for image, target in enumerate(targets):
+            if "boxes" not in target or "labels" not in target:
+                raise ValueError(
+                    f"Targets: image {image} must have boxes and labels, got {', '.join(target) or 'none'}"
+                )
             _check_image(image, target["boxes"], target["labels"], num_classes)
-        return cls(
-            torch.cat([target["boxes"] for target in targets]),
-            torch.cat([target["labels"].long() for target in targets]),
-            torch.tensor([len(target["boxes"]) for target in targets]),
-            None if image_labels is None else torch.tensor(list(image_labels), dtype=torch.int64),
-        )
+        boxes = torch.cat([target["boxes"] for target in targets])
+        labels = torch.cat([target["labels"].long() for target in targets])
+        counts = torch.tensor([len(target["boxes"]) for target in targets], device=boxes.device)
+        if image_labels is None:
+            return cls(boxes, labels, counts)
+        return cls(boxes, labels, counts, torch.tensor(list(image_labels), dtype=torch.int64, device=boxes.device))
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Targets:
         return Targets(*(t if t is None else t.to(device, non_blocking=non_blocking) for t in self))  # type: ignore[arg-type]

@@ -67,6 +67,12 @@ def load(
             where the device has instructions for it, and an error where it has none. "auto": bf16 on a CPU that has
             it, for those official weights whose AP has been measured to stay within .002 (YOLOv3-tiny's), else f32.
             What it does to other weights is to be measured: `pydet evaluate`.
+
+    Raises:
+        ValueError: A model, precision or file ending that there is not, weights that do not come with pydet, a size
+            that the network cannot take (CfgError), names that are not one for each class (ClassNamesError), or
+            weights that are damaged or of another network (WeightsError).
+        OSError: A file is not there or cannot be read.
     """
     own = cfg is not None or (weights is not None and Path(weights).suffix.lower() != ".weights")
     dtype = dtype_of(precision, device, None if own else model)

@@ -16,7 +16,7 @@ from torch import Tensor
 from pydet.files import whole_file
 from pydet.models.darknet.cfg import Section, format_cfg, parse_cfg
 from pydet.models.darknet.network import Darknet
-from pydet.models.darknet.weights import FUSED, WeightsError
+from pydet.models.darknet.weights import FUSED, WeightsError, is_header
 from pydet.models.detection import DetectionModel
 from pydet.models.registry import MODELS, Definition, TorchvisionDefinition
 from pydet.models.torchvision import check_tensors
@@ -132,11 +132,19 @@ def _read(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, Tenso
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no dict
     except (SafetensorError, ValueError) as error:
         raise WeightsError(f"{path}: not a safetensors file, or a damaged one: {error}") from error
-    kinds: dict[str, type] = {"class_names": list}
-    if isinstance(metadata, dict):
-        kinds |= {"model": str} if "model" in metadata else {"cfg": str, "weights_header": list}
-    if not isinstance(metadata, dict) or any(not isinstance(metadata.get(k), kind) for k, kind in kinds.items()):
+    if not isinstance(metadata, dict) or not _says_its_network(metadata):
         raise WeightsError(f"{path}: a safetensors file, but not one of pydet: it does not say what network it is for")
     if metadata.get("format") != FORMAT:
         raise WeightsError(f"{path}: format {metadata.get('format')}; this version of pydet reads format {FORMAT}")
     return metadata, tensors
+
+
+def _says_its_network(metadata: dict[str, Any]) -> bool:
+    """Whether all that a network is made from is there and of its kind: a file may come from a stranger."""
+    kinds: dict[str, type] = {"class_names": list}
+    kinds |= {"model": str} if "model" in metadata else {"cfg": str, "weights_header": list}
+    kinds |= {"tree": str} if "tree" in metadata else {}
+    if any(not isinstance(metadata.get(key), kind) for key, kind in kinds.items()):
+        return False
+    named = all(isinstance(name, str) for name in metadata["class_names"])
+    return named and ("model" in metadata or is_header(metadata["weights_header"]))

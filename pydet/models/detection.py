@@ -123,11 +123,16 @@ class DetectionModel(nn.Module):
         Returns:
             For each picture, best score first: "boxes" [K, 4] xyxy in pixels of that picture, not clipped to it,
             "labels" int64 [K] and "scores" [K]. In training mode the terms of the loss by name.
+
+        Raises:
+            ValueError: targets that are missing in training mode, not one for each image, or not what `Targets.of`
+                takes; pictures that `preprocess` does not take.
+            TypeError: targets or pictures of another type.
         """
         if targets is not None and not isinstance(targets, Sequence):
+            hint = "; thresholds are given by name" if isinstance(targets, float) else ""
             raise TypeError(
-                f"{type(self).__name__}: targets must be a list of dictionaries or Targets, got {targets!r}"
-                + "; thresholds are given by name" * isinstance(targets, float)
+                f"{type(self).__name__}: targets must be a list of dictionaries or Targets, got {targets!r}{hint}"
             )
         if self.training:
             if targets is None:
@@ -147,10 +152,15 @@ class DetectionModel(nn.Module):
     def _batch(
         self, images: Sequence[Tensor] | Tensor, targets: Sequence[dict[str, Tensor]] | Targets
     ) -> tuple[Tensor, Targets]:
+        if isinstance(targets, Targets) and not isinstance(images, Tensor):
+            raise TypeError(f"{type(self).__name__}: images must be a batch [B, 3, height, width] with Targets")
+        given = len(targets.counts) if isinstance(targets, Targets) else len(targets)
+        if given != len(images):
+            raise ValueError(
+                f"{type(self).__name__}: targets must be one for each of the {len(images)} images, got {given}"
+            )
         if isinstance(targets, Targets):
-            if not isinstance(images, Tensor):
-                raise TypeError(f"{type(self).__name__}: images must be a batch [B, 3, height, width] with Targets")
-            return images, targets
+            return images, targets  # type: ignore[return-value]
         truths = Targets.of(targets, self.num_labels)
         x, placement = self.preprocess(list(images))
         return x, truths._replace(boxes=placement.to_batch(truths.boxes, truths.images())).to(x.device)

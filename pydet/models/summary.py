@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 from dataclasses import dataclass
 from typing import Any
 
@@ -64,18 +66,15 @@ def layers_of(network: DetectionModel, x: Tensor) -> list[Row]:
     """A row for each layer of a Darknet, or for each module without modules of another network, as they come."""
     rows: list[Row] = []
 
-    def hook(module: nn.Module, _: Any, output: Any, name: str) -> None:
+    def note(name: str, module: nn.Module, _: Any, output: Any) -> None:
         if isinstance(output, Tensor):
             rows.append(_row(name, module, output))
 
-    hooks = [
-        module.register_forward_hook(lambda m, i, o, name=name: hook(m, i, o, name))
-        for name, module in network.named_modules()
-        if _is_layer(network, module)
-    ]
-    network.forward_heads(x)
-    for handle in hooks:
-        handle.remove()
+    with contextlib.ExitStack() as hooks:
+        for name, module in network.named_modules():
+            if _is_layer(network, module):
+                hooks.enter_context(module.register_forward_hook(functools.partial(note, name)))
+        network.forward_heads(x)
     return rows
 
 

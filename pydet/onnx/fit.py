@@ -63,7 +63,7 @@ def letterboxed(images: Tensor, network_size: tuple[int, int], stretched: bool) 
 
 
 def normalized_square(images: Tensor, side: int, mean: Sequence[float], std: Sequence[float]) -> Fitted:
-    """As `pydet.preprocess.normalize` and `stretch`."""
+    """As `pydet.preprocess.stretch`."""
     mean_, std_ = (torch.tensor(list(values))[:, None, None] for values in (mean, std))
     height, width = (torch.scalar_tensor(images.shape[axis], dtype=torch.int64) for axis in (2, 3))
     x = _interpolated((images - mean_) / std_, _centres(height, side), _centres(width, side))

@@ -79,7 +79,7 @@ def joined(one: Dataset, other: Dataset) -> Dataset:
     """Two data sets as one, with the classes of both."""
     names = tuple(dict.fromkeys((*one.class_names, *other.class_names)))
     both = one.with_classes(names), other.with_classes(names)
-    tensors = ("sizes", "counts", "boxes", "labels", "difficult", "crowd", "areas", "image_labels")
+    tensors = (*Dataset.OF_PICTURES, *Dataset.OF_OBJECTS)
     return Dataset(
         f"{one.name} + {other.name}",
         names,

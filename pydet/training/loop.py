@@ -92,16 +92,17 @@ class Loop:
         """One update; `stop` is passed on to all processes.
 
         Raises:
-            NotFiniteAt: a loss or gradient is no number; nothing has changed then.
+            NotFiniteAt: a loss or gradient is no number; the weights are still those of before.
         """
         rate = self.rates.rate(self.done + 1)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.zero_grad(set_to_none=True)
-        terms, bad = self._gradients(batch)
+        terms, losses = self._gradients(batch)
         told = [*terms.values(), torch.tensor(float(stop), device=self.group.device)]
         *values, stops = (self.group.sum(torch.stack(told)) / self.group.world).tolist()
         if not math.isfinite(sum(values)):
+            bad = [piece for piece, loss in losses if not bool(loss.isfinite().all())]
             self._complain(dict(zip(terms, values, strict=True)), bad)
         if self.settings.clip:
             norm = nn.utils.clip_grad_norm_(self.network.parameters(), self.settings.clip)
@@ -112,24 +113,24 @@ class Loop:
         self.average.update(self.network, self.done)
         return Outcome(dict(zip(terms, values, strict=True)), sum(values), rate, stops > 0)
 
-    def _gradients(self, batch: Batch) -> tuple[dict[str, Tensor], list[Batch]]:
-        """Forward and backward of all parts: the terms, and the parts whose loss is no number."""
+    def _gradients(self, batch: Batch) -> tuple[dict[str, Tensor], list[tuple[Batch, Tensor]]]:
+        """Forward and backward of all parts: the terms, and of each part its own. No value is looked at, which would
+        be to wait for a GPU between two parts."""
         pieces = list(parts(batch, self.settings.parts))
         seen = (self.done + 1) * self.settings.batch_size
         sums: dict[str, Tensor] = {}
-        bad: list[Batch] = []
+        losses: list[tuple[Batch, Tensor]] = []
         for number, piece in enumerate(pieces, start=1):
             share = len(piece.images) / len(batch.images)
             wait = isinstance(self.forward, DistributedDataParallel) and number < len(pieces)
             with self.forward.no_sync() if wait else contextlib.nullcontext():  # type: ignore[operator]
                 terms = self.forward(*network_batch(self.network, piece, self.group.device), seen)
                 loss = torch.stack([term * share for term in terms.values()])
-                if not bool(loss.isfinite().all()):
-                    bad.append(piece)
                 loss.sum().backward()
+            losses.append((piece, loss.detach()))
             for name, value in zip(terms, loss.detach(), strict=True):
                 sums[name] = sums[name] + value if name in sums else value
-        return sums, bad
+        return sums, losses
 
     def _complain(self, values: dict[str, float], bad: list[Batch]) -> None:
         """In all processes at once; the pictures are those of the parts that went wrong, whoever had them."""
@@ -208,12 +209,13 @@ def interruption() -> Iterator[threading.Event]:
 def deterministic(device: torch.device) -> Iterator[None]:
     """On the CPU, where it costs next to nothing, the same bits in every run."""
     memory: Any = torch.utils.deterministic
-    before = torch.are_deterministic_algorithms_enabled(), memory.fill_uninitialized_memory
+    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    filled = memory.fill_uninitialized_memory
     if device.type == "cpu":
         torch.use_deterministic_algorithms(True)
         memory.fill_uninitialized_memory = False
     try:
         yield
     finally:
-        torch.use_deterministic_algorithms(before[0])
-        memory.fill_uninitialized_memory = before[1]
+        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+        memory.fill_uninitialized_memory = filled

@@ -17,6 +17,7 @@ from pydet.files import whole_file
 from pydet.image import ImageError, read_image
 from pydet.models import DetectionModel
 from pydet.outputs import save_picture
+from pydet.plots import new_figure, save_figure
 from pydet.report import write_report
 from pydet.training.log import read_table
 
@@ -54,9 +55,8 @@ def report(
     try:
         plot_training(run, folder / "training.png")
         lines += ["![Losses](training.png)", ""]
-    except ImportError:
-        if not problems:
-            problems.append("the report has no plots: they need matplotlib: pip install 'pydet[plots]'")
+    except ImportError as error:
+        problems = [f"the report has no plots: {error}"]  # the sentence of the other plots, which need the same
     for name in draw_truths(network, dataset, folder):
         lines += [f"![{name}, the truth on the left]({name})", ""]
     with whole_file(folder / "report.md") as temporary:
@@ -70,10 +70,8 @@ def plot_training(run: Path, path: Path) -> None:
     Raises:
         ImportError: there is no matplotlib.
     """
-    from matplotlib.figure import Figure  # not pyplot: no window, no state
-
     losses, measures = read_table(run / "losses.csv"), read_table(run / "validation.csv")
-    figure = Figure(figsize=(8, 9), layout="constrained")
+    figure = new_figure(8, 9)
     top, middle, bottom = figure.subplots(3, 1, sharex=True)
     updates = np.array([int(row["update"]) for row in losses])
     fixed = ("update", "epoch", "learning_rate")
@@ -92,8 +90,7 @@ def plot_training(run: Path, path: Path) -> None:
         middle.legend(fontsize="small")
     bottom.plot(updates, [float(row["learning_rate"]) for row in losses])
     bottom.set(xlabel="update", ylabel="learning rate")
-    with whole_file(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=120)
+    save_figure(figure, path)
 
 
 def _smooth(values: NDArray[np.float64], width: int = 20) -> NDArray[np.float64]:

@@ -22,6 +22,7 @@ from pydet.models import (
 )
 from pydet.models.darknet.heads import Grid
 from pydet.models.registry import ASSETS, TorchvisionDefinition, find
+from pydet.models.retinanet import ANCHORS_A_CELL
 from pydet.models.torchvision import load_torchvision, read_state_dict
 from pydet.training.settings import Settings, SettingsError
 
@@ -122,25 +123,31 @@ def read_source(path: Path, settings: Settings) -> Source:
 
 
 def _darknet_source(path: Path, settings: Settings) -> Source:
-    published = None if settings.cfg else find(settings.model).build()
-    network = Darknet(read_cfg(settings.cfg)) if published is None else published
+    with torch.device("meta"):  # the weights' own memory is used: nothing is allocated for tries that do not fit
+        network = Darknet(read_cfg(settings.cfg)) if settings.cfg else find(settings.model).build()
     if not isinstance(network, Darknet):
         raise WeightsError(f"{path}: {settings.model} has torchvision's weights, not a .weights file")
     try:
         load_weights(network, path)
-        return Source(network.state_dict(), network.class_names, str(path))
+        return Source(_loaded(network), network.class_names, str(path))
     except WeightsError as whole:
         # A file of the first layers, as `darknet partial` makes them: it must end where a layer ends.
         for end in range(len(network.layers), 1, -1):
             if not network.layers[end - 1].darknet_tensors():  # type: ignore[operator]
                 continue
-            first = Darknet(network.sections[: 1 + end])
+            with torch.device("meta"):
+                first = Darknet(network.sections[: 1 + end])
             try:
                 load_weights(first, path)
-                return Source(first.state_dict(), (), f"{path} ({end} layers)")
+                return Source(_loaded(first), (), f"{path} ({end} layers)")
             except WeightsError:
                 continue
         raise whole from None
+
+
+def _loaded(network: Darknet) -> dict[str, Tensor]:
+    """All but the numbers of layers with dontload=1, which a file does not have."""
+    return {name: tensor for name, tensor in network.state_dict().items() if not tensor.is_meta}
 
 
 def _torchvision_source(path: Path, settings: Settings) -> Source:
@@ -251,7 +258,7 @@ def _head_rows(network: DetectionModel, source: Source) -> dict[str, tuple[Tenso
             add(f"head.classification_head.module_list.{level}", rows, 0.0)
     elif isinstance(network, RetinaNet):
         # Its own first numbers say that nearly everything is background, which is where focal loss must start.
-        add("head.classification_head.cls_logits", _by_anchor([classes] * 9, old), None)
+        add("head.classification_head.cls_logits", _by_anchor([classes] * ANCHORS_A_CELL, old), None)
     return found
 
 

@@ -158,7 +158,7 @@ class _Run:
                     self.log.close()
             if not finished:
                 return Result(self.folder, loop.done, False, group.first)
-            return Result(self.folder, loop.done, True, group.first, self._finish(loop))
+            return Result(self.folder, loop.done, True, group.first, self._finish())
 
     def _restore(self, loop: Loop, kept: Checkpoint) -> None:
         try:
@@ -250,7 +250,7 @@ class _Run:
             network.weights_header = (0, 2, 5, loop.done * self.settings.batch_size)
         save_checkpoint(network, self.folder / name)
 
-    def _finish(self, loop: Loop) -> Evaluation | None:
+    def _finish(self) -> Evaluation | None:
         """The best weights are measured once more, on pictures that chose nothing, and shown."""
         is_ours = bool(self.best) and (self.folder / BEST).exists()  # or it was there before this training began
         chosen = BEST if self.group.share(is_ours) else LAST

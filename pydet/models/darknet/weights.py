@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -95,6 +95,14 @@ def _read_header(file: BinaryIO, path: str | os.PathLike[str]) -> tuple[Header, 
 
 def _header_bytes(header: Header) -> bytes:
     return struct.pack("<iiiQ" if _has_64_bit_counter(*header[:2]) else "<iiii", *header)
+
+
+def is_header(numbers: Sequence[object]) -> bool:
+    """Whether a file can begin with these."""
+    try:
+        return len(_header_bytes(tuple(numbers))) > 0  # type: ignore[arg-type]
+    except (TypeError, struct.error):
+        return False
 
 
 def _check_size(network: Darknet, path: str | os.PathLike[str], size: int, header_bytes: int) -> None:
