@@ -202,7 +202,7 @@ std::tuple<Tensor, Tensor> anchor_kmeans_cpu(const Tensor& wh,  // [N, 2]
   std::stable_sort(best.begin(), best.end(), [](const Shape& a, const Shape& b) {
     return std::make_pair(a.width * a.height, a.width) < std::make_pair(b.width * b.height, b.width);
   });
-  const ScalarType dtype = wh.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
+  const ScalarType dtype = wide_dtype(wh);
   Tensor anchors = new_dense(wh, {k, 2}, dtype), average_iou = new_dense(wh, {}, dtype);
   PYDET_DISPATCH_FLOATING(dtype, "anchor_kmeans", [&] {
     scalar_t* out = anchors.mutable_data_ptr<scalar_t>();

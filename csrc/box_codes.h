@@ -35,12 +35,4 @@ void for_rows_of_shared_boxes(int64_t rows, int64_t boxes, int64_t codes_a_row, 
   });
 }
 
-// float64 where an input is, else float32: half precision can't hold pixels.
-inline ScalarType code_dtype(const Tensor& a, const Tensor& b) {
-  return a.scalar_type() == ScalarType::Double || b.scalar_type() == ScalarType::Double ? ScalarType::Double
-                                                                                        : ScalarType::Float;
-}
-
-inline std::vector<int64_t> shape_vector(const Tensor& t) { return {t.sizes().begin(), t.sizes().end()}; }
-
 }  // namespace pydet

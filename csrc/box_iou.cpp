@@ -14,8 +14,7 @@ constexpr int64_t kPairsPerRowTask = 1 << 15;  // about 20 us of work
 template <IouKind kind, typename T, typename Out>
 void box_iou_fill(const Tensor& boxes1, const Tensor& boxes2, BoxFormat format, double eps, Tensor& out) {
   const int64_t n = boxes1.size(-2), m = boxes2.size(-2);
-  const ScalarType type = sizeof(T) == 8 ? ScalarType::Double : ScalarType::Float;
-  const Tensor dense1 = as_contiguous(boxes1, type), dense2 = as_contiguous(boxes2, type);
+  const Tensor dense1 = as_contiguous(boxes1, kDtype<T>), dense2 = as_contiguous(boxes2, kDtype<T>);
   const Box<T>* rows = as_boxes<T>(dense1);
   const int64_t total = boxes2.numel() / 4;
   std::vector<T> columns(6 * total);
@@ -37,8 +36,7 @@ void box_iou_fill(const Tensor& boxes1, const Tensor& boxes2, BoxFormat format, 
 template <typename T, typename Out>
 void box_iou_aligned_fill(IouKind kind, const Tensor& boxes1, const Tensor& boxes2, BoxFormat format, double eps,
                           Tensor& out) {
-  const ScalarType type = sizeof(T) == 8 ? ScalarType::Double : ScalarType::Float;
-  const Tensor dense1 = as_contiguous(boxes1, type), dense2 = as_contiguous(boxes2, type);
+  const Tensor dense1 = as_contiguous(boxes1, kDtype<T>), dense2 = as_contiguous(boxes2, kDtype<T>);
   const Box<T>*a = as_boxes<T>(dense1), *b = as_boxes<T>(dense2);
   const PairRules<T> rules{pairwise_rules<T>(kind, eps), format, false};
   Out* out_data = out.mutable_data_ptr<Out>();
@@ -52,48 +50,20 @@ Tensor box_iou_of(const char* op, IouKind kind,
                   const Tensor& boxes2,  // [..., M, 4], or as boxes1 where they are aligned
                   const std::string& fmt, double eps, bool aligned) {
   const BoxFormat format = check_box_iou(op, boxes1, boxes2, fmt, aligned);
-  const bool out_double = either_is_double(boxes1, boxes2);
-  const bool in_double = computes_in_double(boxes1) || computes_in_double(boxes2);
-  Tensor out =
-      new_dense(boxes1, pairs_shape(boxes1, boxes2, aligned), out_double ? ScalarType::Double : ScalarType::Float);
+  Tensor out = new_dense(boxes1, pairs_shape(boxes1, boxes2, aligned), wide_dtype(boxes1, boxes2));
   if (out.numel() == 0) return out;
-  const auto fill = [&](auto compute, auto result) {
+  dispatch_iou(boxes1, boxes2, [&](auto compute, auto result) {
     using T = decltype(compute);
     using Out = decltype(result);
     if (aligned) return box_iou_aligned_fill<T, Out>(kind, boxes1, boxes2, format, eps, out);
     dispatch_kind(kind, [&](auto constant) {
       box_iou_fill<decltype(constant)::value, T, Out>(boxes1, boxes2, format, eps, out);
     });
-  };
-  if (out_double) {
-    fill(double(), double());
-  } else if (in_double) {
-    fill(double(), float());
-  } else {
-    fill(float(), float());
-  }
+  });
   return out;
 }
 
-Tensor box_iou_cpu(const Tensor& boxes1, const Tensor& boxes2, Text fmt, bool aligned) {
-  return box_iou_of("box_iou", IouKind::iou, boxes1, boxes2, fmt, 0, aligned);
-}
-
-Tensor generalized_box_iou_cpu(const Tensor& boxes1, const Tensor& boxes2, bool aligned) {
-  return box_iou_of("generalized_box_iou", IouKind::generalized, boxes1, boxes2, "xyxy", 0, aligned);
-}
-
-Tensor distance_box_iou_cpu(const Tensor& boxes1, const Tensor& boxes2, double eps, bool aligned) {
-  return box_iou_of("distance_box_iou", IouKind::distance, boxes1, boxes2, "xyxy", eps, aligned);
-}
-
-Tensor complete_box_iou_cpu(const Tensor& boxes1, const Tensor& boxes2, double eps, bool aligned) {
-  return box_iou_of("complete_box_iou", IouKind::complete, boxes1, boxes2, "xyxy", eps, aligned);
-}
-
-Tensor box_iof_cpu(const Tensor& boxes1, const Tensor& boxes2, Text fmt, bool aligned) {
-  return box_iou_of("box_iof", IouKind::foreground, boxes1, boxes2, fmt, 0, aligned);
-}
+using Operators = IouOperators<box_iou_of>;
 
 }  // namespace
 
@@ -105,11 +75,11 @@ STABLE_TORCH_LIBRARY_FRAGMENT(pydet, m) {
   m.def("box_iof(Tensor boxes1, Tensor boxes2, str fmt='xyxy', bool aligned=False) -> Tensor");
 }
 STABLE_TORCH_LIBRARY_IMPL(pydet, CPU, m) {
-  m.impl("box_iou", TORCH_BOX(&box_iou_cpu));
-  m.impl("generalized_box_iou", TORCH_BOX(&generalized_box_iou_cpu));
-  m.impl("distance_box_iou", TORCH_BOX(&distance_box_iou_cpu));
-  m.impl("complete_box_iou", TORCH_BOX(&complete_box_iou_cpu));
-  m.impl("box_iof", TORCH_BOX(&box_iof_cpu));
+  m.impl("box_iou", TORCH_BOX(&Operators::box_iou));
+  m.impl("generalized_box_iou", TORCH_BOX(&Operators::generalized_box_iou));
+  m.impl("distance_box_iou", TORCH_BOX(&Operators::distance_box_iou));
+  m.impl("complete_box_iou", TORCH_BOX(&Operators::complete_box_iou));
+  m.impl("box_iof", TORCH_BOX(&Operators::box_iof));
 }
 
 }  // namespace pydet

@@ -27,7 +27,7 @@ void fill_gradients(const Tensor& gradient, const Tensor& boxes1, const Tensor& 
   const int64_t total = static_cast<int64_t>(column_boxes.size());
   const int64_t batch = total / m;
   const IouRules<T> rules = pairwise_rules<T>(kind, eps);
-  const Tensor dense = as_contiguous(gradient, sizeof(T) == 8 ? ScalarType::Double : ScalarType::Float);
+  const Tensor dense = as_contiguous(gradient, kDtype<T>);
   const T* gradients = dense.const_data_ptr<T>();
   Box<T>*rows_out = as_mutable_boxes<T>(out1), *columns_out = as_mutable_boxes<T>(out2);
 
@@ -64,9 +64,8 @@ void fill_gradients(const Tensor& gradient, const Tensor& boxes1, const Tensor& 
 template <typename T>
 void fill_aligned_gradients(IouKind kind, const Tensor& gradient, const Tensor& boxes1, const Tensor& boxes2,
                             BoxFormat format, double eps, Tensor& out1, Tensor& out2) {
-  const ScalarType type = out1.scalar_type();
-  const Tensor dense = as_contiguous(gradient, type);
-  const Tensor dense1 = as_contiguous(boxes1, type), dense2 = as_contiguous(boxes2, type);
+  const Tensor dense = as_contiguous(gradient, kDtype<T>);
+  const Tensor dense1 = as_contiguous(boxes1, kDtype<T>), dense2 = as_contiguous(boxes2, kDtype<T>);
   const PairRules<T> rules{pairwise_rules<T>(kind, eps), format, false};
   iou_gradient_of_pairs(kind, as_boxes<T>(dense1), as_boxes<T>(dense2), gradient.numel(), rules,
                         dense.const_data_ptr<T>(), 1, T(1), as_mutable_boxes<T>(out1), as_mutable_boxes<T>(out2));
@@ -79,10 +78,9 @@ std::tuple<Tensor, Tensor> box_iou_backward_cpu(const Tensor& gradient,  // [...
                                                 Text op, Text fmt, double eps, bool aligned) {
   const IouKind kind = kind_of(kIouOperators, op, "_box_iou_backward");
   const BoxFormat format = check_box_iou_backward(op.c_str(), gradient, boxes1, boxes2, fmt, aligned);
-  const bool in_double = computes_in_double(boxes1) || computes_in_double(boxes2);
+  const bool in_double = computes_in_double(boxes1, boxes2);
   const ScalarType type = in_double ? ScalarType::Double : ScalarType::Float;
-  Tensor out1 = new_dense(boxes1, {boxes1.sizes().begin(), boxes1.sizes().end()}, type);
-  Tensor out2 = new_dense(boxes2, {boxes2.sizes().begin(), boxes2.sizes().end()}, type);
+  Tensor out1 = new_dense(boxes1, shape_vector(boxes1), type), out2 = new_dense(boxes2, shape_vector(boxes2), type);
   if (gradient.numel() == 0) {  // no pairs: boxes there may still be
     torch::stable::zero_(out1);
     torch::stable::zero_(out2);
@@ -95,11 +93,7 @@ std::tuple<Tensor, Tensor> box_iou_backward_cpu(const Tensor& gradient,  // [...
       fill_gradients<decltype(constant)::value, T>(gradient, boxes1, boxes2, format, eps, out1, out2);
     });
   };
-  if (in_double) {
-    fill(double());
-  } else {
-    fill(float());
-  }
+  in_double ? fill(double()) : fill(float());
   return {out1, out2};
 }
 

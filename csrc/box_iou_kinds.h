@@ -58,6 +58,50 @@ IouKind kind_of(const NamedKind (&family)[n], const std::string& op, const char*
   fail(backward, ": op must be one of the family, got '", op, "'");
 }
 
+// The operators of the family on one device, from the function behind them.
+template <Tensor (*function)(const char* op, IouKind kind, const Tensor& boxes1, const Tensor& boxes2,
+                             const std::string& fmt, double eps, bool aligned)>
+struct IouOperators {
+  static Tensor box_iou(const Tensor& boxes1, const Tensor& boxes2, Text fmt, bool aligned) {
+    return function("box_iou", IouKind::iou, boxes1, boxes2, fmt, 0, aligned);
+  }
+  static Tensor generalized_box_iou(const Tensor& boxes1, const Tensor& boxes2, bool aligned) {
+    return function("generalized_box_iou", IouKind::generalized, boxes1, boxes2, "xyxy", 0, aligned);
+  }
+  static Tensor distance_box_iou(const Tensor& boxes1, const Tensor& boxes2, double eps, bool aligned) {
+    return function("distance_box_iou", IouKind::distance, boxes1, boxes2, "xyxy", eps, aligned);
+  }
+  static Tensor complete_box_iou(const Tensor& boxes1, const Tensor& boxes2, double eps, bool aligned) {
+    return function("complete_box_iou", IouKind::complete, boxes1, boxes2, "xyxy", eps, aligned);
+  }
+  static Tensor box_iof(const Tensor& boxes1, const Tensor& boxes2, Text fmt, bool aligned) {
+    return function("box_iof", IouKind::foreground, boxes1, boxes2, fmt, 0, aligned);
+  }
+};
+
+// The same for its losses.
+template <Tensor (*function)(const char* op, IouKind kind, const Tensor& boxes1, const Tensor& boxes2,
+                             const std::string& reduction, double eps)>
+struct IouLossOperators {
+  static Tensor generalized(const Tensor& boxes1, const Tensor& boxes2, Text reduction, double eps) {
+    return function("generalized_box_iou_loss", IouKind::generalized, boxes1, boxes2, reduction, eps);
+  }
+  static Tensor distance(const Tensor& boxes1, const Tensor& boxes2, Text reduction, double eps) {
+    return function("distance_box_iou_loss", IouKind::distance, boxes1, boxes2, reduction, eps);
+  }
+  static Tensor complete(const Tensor& boxes1, const Tensor& boxes2, Text reduction, double eps) {
+    return function("complete_box_iou_loss", IouKind::complete, boxes1, boxes2, reduction, eps);
+  }
+};
+
+// body(a zero of the arithmetic, a zero of the result). The result of integers is float32, their arithmetic is not.
+template <typename Body>
+void dispatch_iou(const Tensor& boxes1, const Tensor& boxes2, const Body& body) {
+  if (wide_dtype(boxes1, boxes2) == ScalarType::Double) return body(double(), double());
+  if (computes_in_double(boxes1, boxes2)) return body(double(), float());
+  body(float(), float());
+}
+
 template <typename T>
 IouRules<T> pairwise_rules(IouKind kind, double eps) {
   return {T(0), kind == IouKind::generalized ? T(0) : static_cast<T>(eps), static_cast<T>(eps), T(0)};
@@ -73,7 +117,7 @@ IouRules<T> loss_rules(IouKind kind, double eps) {
 // Boxes of any dtype and format as corners, areas and angles.
 template <IouKind kind, typename T>
 std::vector<IouBox<T>> load_iou_boxes(const Tensor& tensor, BoxFormat format) {
-  const Tensor dense = as_contiguous(tensor, sizeof(T) == 8 ? ScalarType::Double : ScalarType::Float);
+  const Tensor dense = as_contiguous(tensor, kDtype<T>);
   const T* data = dense.const_data_ptr<T>();
   std::vector<IouBox<T>> boxes(dense.numel() / 4);
   for (size_t i = 0; i < boxes.size(); ++i, data += 4) {
@@ -96,10 +140,6 @@ std::vector<T> to_columns(const std::vector<IouBox<T>>& boxes) {
     columns[5 * n + i] = boxes[i].angle;
   }
   return columns;
-}
-
-inline bool either_is_double(const Tensor& a, const Tensor& b) {
-  return a.scalar_type() == ScalarType::Double || b.scalar_type() == ScalarType::Double;
 }
 
 }  // namespace pydet

@@ -23,7 +23,7 @@ template <typename T>
 void fill_losses(IouKind kind, const Tensor& boxes1, const Tensor& boxes2, Reduction reduction, double eps,
                  Tensor& out) {
   const int64_t n = boxes1.numel() / 4;
-  const Tensor dense1 = as_contiguous(boxes1, out.scalar_type()), dense2 = as_contiguous(boxes2, out.scalar_type());
+  const Tensor dense1 = as_contiguous(boxes1, kDtype<T>), dense2 = as_contiguous(boxes2, kDtype<T>);
   const Box<T>*a = as_boxes<T>(dense1), *b = as_boxes<T>(dense2);
   const PairRules<T> rules{loss_rules<T>(kind, eps), BoxFormat::xyxy, true};
   T* losses = out.mutable_data_ptr<T>();
@@ -51,9 +51,8 @@ template <typename T>
 void fill_gradients(IouKind kind, const Tensor& gradient, const Tensor& boxes1, const Tensor& boxes2,
                     Reduction reduction, double eps, Tensor& out1, Tensor& out2) {
   const int64_t n = boxes1.numel() / 4;
-  const ScalarType type = out1.scalar_type();
-  const Tensor dense = as_contiguous(gradient, type);
-  const Tensor dense1 = as_contiguous(boxes1, type), dense2 = as_contiguous(boxes2, type);
+  const Tensor dense = as_contiguous(gradient, kDtype<T>);
+  const Tensor dense1 = as_contiguous(boxes1, kDtype<T>), dense2 = as_contiguous(boxes2, kDtype<T>);
   const PairRules<T> rules{loss_rules<T>(kind, eps), BoxFormat::xyxy, true};
   const T scale = reduction == Reduction::mean ? T(1) / static_cast<T>(n) : T(1);
   iou_gradient_of_pairs(kind, as_boxes<T>(dense1), as_boxes<T>(dense2), n, rules, dense.const_data_ptr<T>(),
@@ -61,14 +60,14 @@ void fill_gradients(IouKind kind, const Tensor& gradient, const Tensor& boxes1, 
                         as_mutable_boxes<T>(out2));
 }
 
-Tensor box_iou_loss_of(const char* op, IouKind kind, const Tensor& boxes1, const Tensor& boxes2,
+Tensor box_iou_loss_of(const char* op, IouKind kind,
+                       const Tensor& boxes1,  // [..., 4]
+                       const Tensor& boxes2,  // [..., 4]
                        const std::string& reduction, double eps) {
   const Reduction how = check_box_iou_loss(op, boxes1, boxes2, reduction);
-  const bool in_double = either_is_double(boxes1, boxes2);
-  Tensor out = new_dense(boxes1, how == Reduction::none ? pairs_shape(boxes1, boxes2, true) : std::vector<int64_t>(),
-                         in_double ? ScalarType::Double : ScalarType::Float);
+  Tensor out = new_dense(boxes1, losses_shape(boxes1, how), wide_dtype(boxes1, boxes2));
   if (out.numel() == 0) return out;
-  if (in_double) {
+  if (out.scalar_type() == ScalarType::Double) {
     fill_losses<double>(kind, boxes1, boxes2, how, eps, out);
   } else {
     fill_losses<float>(kind, boxes1, boxes2, how, eps, out);
@@ -76,23 +75,7 @@ Tensor box_iou_loss_of(const char* op, IouKind kind, const Tensor& boxes1, const
   return out;
 }
 
-Tensor generalized_box_iou_loss_cpu(const Tensor& boxes1,  // [..., 4]
-                                    const Tensor& boxes2,  // [..., 4]
-                                    Text reduction, double eps) {
-  return box_iou_loss_of("generalized_box_iou_loss", IouKind::generalized, boxes1, boxes2, reduction, eps);
-}
-
-Tensor distance_box_iou_loss_cpu(const Tensor& boxes1,  // [..., 4]
-                                 const Tensor& boxes2,  // [..., 4]
-                                 Text reduction, double eps) {
-  return box_iou_loss_of("distance_box_iou_loss", IouKind::distance, boxes1, boxes2, reduction, eps);
-}
-
-Tensor complete_box_iou_loss_cpu(const Tensor& boxes1,  // [..., 4]
-                                 const Tensor& boxes2,  // [..., 4]
-                                 Text reduction, double eps) {
-  return box_iou_loss_of("complete_box_iou_loss", IouKind::complete, boxes1, boxes2, reduction, eps);
-}
+using Operators = IouLossOperators<box_iou_loss_of>;
 
 // Gradients of both boxes in the type of the arithmetic, float or double.
 std::tuple<Tensor, Tensor> box_iou_loss_backward_cpu(const Tensor& gradient,  // [...], or [] where it is reduced
@@ -101,12 +84,10 @@ std::tuple<Tensor, Tensor> box_iou_loss_backward_cpu(const Tensor& gradient,  //
                                                      Text op, Text reduction, double eps) {
   const IouKind kind = kind_of(kIouLosses, op, "_box_iou_loss_backward");
   const Reduction how = check_box_iou_loss_backward(op.c_str(), gradient, boxes1, boxes2, reduction);
-  const std::vector<int64_t> shape(boxes1.sizes().begin(), boxes1.sizes().end());
-  const bool in_double = either_is_double(boxes1, boxes2);
-  const ScalarType type = in_double ? ScalarType::Double : ScalarType::Float;
-  Tensor out1 = new_dense(boxes1, shape, type), out2 = new_dense(boxes2, shape, type);
+  const ScalarType type = wide_dtype(boxes1, boxes2);
+  Tensor out1 = new_dense(boxes1, shape_vector(boxes1), type), out2 = new_dense(boxes2, shape_vector(boxes2), type);
   if (out1.numel() == 0) return {out1, out2};
-  if (in_double) {
+  if (type == ScalarType::Double) {
     fill_gradients<double>(kind, gradient, boxes1, boxes2, how, eps, out1, out2);
   } else {
     fill_gradients<float>(kind, gradient, boxes1, boxes2, how, eps, out1, out2);
@@ -125,9 +106,9 @@ STABLE_TORCH_LIBRARY_FRAGMENT(pydet, m) {
       " -> (Tensor, Tensor)");
 }
 STABLE_TORCH_LIBRARY_IMPL(pydet, CPU, m) {
-  m.impl("generalized_box_iou_loss", TORCH_BOX(&generalized_box_iou_loss_cpu));
-  m.impl("distance_box_iou_loss", TORCH_BOX(&distance_box_iou_loss_cpu));
-  m.impl("complete_box_iou_loss", TORCH_BOX(&complete_box_iou_loss_cpu));
+  m.impl("generalized_box_iou_loss", TORCH_BOX(&Operators::generalized));
+  m.impl("distance_box_iou_loss", TORCH_BOX(&Operators::distance));
+  m.impl("complete_box_iou_loss", TORCH_BOX(&Operators::complete));
   m.impl("_box_iou_loss_backward", TORCH_BOX(&box_iou_loss_backward_cpu));
 }
 

@@ -1,7 +1,8 @@
 // What the two focal losses share.
 #pragma once
 
-#include <optional>
+#include <tuple>
+#include <utility>
 #include <vector>
 
 #include "checks/focal_loss.h"
@@ -60,17 +61,30 @@ struct FocalOutputs {
   Tensor loss, gradient;
 };
 
-// The dtype of losses: that of the arithmetic, since sums overflow in half precision.
-inline ScalarType focal_dtype(const Tensor& inputs) {
-  return inputs.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
+// Uninitialised.
+inline FocalOutputs new_focal_outputs(FocalWanted wanted, const std::vector<int64_t>& loss_shape,
+                                      const Tensor& inputs) {
+  FocalOutputs outputs;
+  if (wanted != FocalWanted::gradient) outputs.loss = new_dense(inputs, loss_shape, wide_dtype(inputs));
+  if (wanted != FocalWanted::loss) outputs.gradient = new_dense(inputs, shape_vector(inputs), inputs.scalar_type());
+  return outputs;
 }
 
-inline std::vector<int64_t> shape_vector(const Tensor& t) { return {t.sizes().begin(), t.sizes().end()}; }
+// The three operators of a focal loss on one device, from the function behind them: of what is wanted, the upstream
+// gradient or null, and the operators' arguments.
+template <auto function>
+struct FocalOperators;
 
-inline void check_upstream(const char* op, const Tensor& grad, const std::vector<int64_t>& shape) {
-  PYDET_CHECK(is_floating(grad.scalar_type()) && shape_vector(grad) == shape, op,
-              ": the gradient must be floating and of the shape of the loss, got ", dtype_of(grad), " ",
-              shape_of(grad));
-}
+template <typename... Args, FocalOutputs (*function)(FocalWanted, const Tensor*, Args...)>
+struct FocalOperators<function> {
+  static Tensor loss(Args... args) { return function(FocalWanted::loss, nullptr, std::forward<Args>(args)...).loss; }
+  static std::tuple<Tensor, Tensor> with_gradient(Args... args) {
+    const FocalOutputs outputs = function(FocalWanted::loss_and_gradient, nullptr, std::forward<Args>(args)...);
+    return {outputs.loss, outputs.gradient};
+  }
+  static Tensor backward(const Tensor& grad, Args... args) {
+    return function(FocalWanted::gradient, &grad, std::forward<Args>(args)...).gradient;
+  }
+};
 
 }  // namespace pydet

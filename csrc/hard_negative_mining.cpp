@@ -6,23 +6,13 @@
 #include "math/hard_negative_mining.h"
 #include "widen.h"
 
-namespace pydet {
-namespace {
-
-template <typename T>
-using MiningKey = decltype(mining_key(T(), false));
-
-}  // namespace
-}  // namespace pydet
-
 #define PYDET_KERNELS "cpu/hard_negative_mining.h"
 #include "cpu_levels.h"
 
 namespace pydet {
 namespace {
 
-constexpr int kDigit = 11;  // bits: the sign, the exponent and 2 more of a float come first, and spread losses well
-constexpr int64_t kBuckets = 1 << kDigit;
+constexpr int64_t kBuckets = 1 << kMiningDigit;
 
 template <typename Key>
 struct MiningScratch {
@@ -62,7 +52,7 @@ LastKey<Key> last_key(MiningScratch<Key>& scratch, int64_t count) {
   const Key* keys = scratch.keys.data();
   LastKey<Key> last{0, count, static_cast<int64_t>(scratch.keys.size())};
   for (int shift = static_cast<int>(sizeof(Key)) * 8; shift > 0;) {
-    shift = std::max(shift - kDigit, 0);
+    shift = std::max(shift - kMiningDigit, 0);
     const Key digit = bucket_of(keys, last.equal, shift, last.taken, scratch.counts);
     last.key |= digit << shift;
     int64_t left = 0;
@@ -99,21 +89,21 @@ Tensor hard_negative_mining_cpu(const Tensor& loss,      // [..., A]
                                 const Tensor& positive,  // [..., A]
                                 double ratio) {
   check_hard_negative_mining(loss, positive, ratio);
-  Tensor out = new_dense(loss, {loss.sizes().begin(), loss.sizes().end()}, ScalarType::Bool);
+  Tensor out = new_dense(loss, shape_vector(loss), ScalarType::Bool);
   if (out.numel() == 0) return out;
   const Tensor losses = as_contiguous(loss, loss.scalar_type());
   const Tensor flags = as_contiguous(positive, ScalarType::Bool);
   const int64_t anchors = loss.size(-1);
   PYDET_DISPATCH_FLOATING(loss.scalar_type(), "hard_negative_mining", [&] {
-    using compute_t = decltype(widen(scalar_t()));
+    using T = Wide<scalar_t>;
     const scalar_t* loss_data = losses.const_data_ptr<scalar_t>();
     const bool* flag_data = flags.const_data_ptr<bool>();
     bool* selected = out.mutable_data_ptr<bool>();
     torch::stable::parallel_for(0, out.numel() / anchors, 1, [&](int64_t begin, int64_t end) {
-      MiningScratch<MiningKey<compute_t>> scratch(anchors);
+      MiningScratch<MiningKey<T>> scratch(anchors);
       for (int64_t image = begin; image < end; ++image) {
         const int64_t first = image * anchors;
-        mine_image<compute_t>(loss_data + first, flag_data + first, anchors, ratio, scratch, selected + first);
+        mine_image<T>(loss_data + first, flag_data + first, anchors, ratio, scratch, selected + first);
       }
     });
   });

@@ -162,7 +162,7 @@ void match_all(Matching<T>& m) {
 template <typename T>
 void match_anchors_as(const Tensor& anchors, const Tensor& gt_boxes, const std::vector<int64_t>& counts, double high,
                       double low, MatchMode mode, Tensor& out) {
-  const Tensor dense = as_contiguous(anchors, sizeof(T) == 8 ? ScalarType::Double : ScalarType::Float);
+  const Tensor dense = as_contiguous(anchors, kDtype<T>);
   Matching<T> m;
   m.anchors = dense.const_data_ptr<T>();
   m.anchor_count = dense.size(-2);
@@ -191,7 +191,7 @@ Tensor match_anchors_cpu(const Tensor& anchors,         // [A, 4] or [B, A, 4] x
   if (counts) shape.insert(shape.begin(), counts->size(0));
   Tensor out = new_dense(anchors, shape, ScalarType::Long);
   if (out.numel() == 0) return out;
-  if (anchors.scalar_type() == ScalarType::Double || gt_boxes.scalar_type() == ScalarType::Double) {
+  if (wide_dtype(anchors, gt_boxes) == ScalarType::Double) {
     match_anchors_as<double>(anchors, gt_boxes, per_image, high_threshold, low, mode, out);
   } else {
     match_anchors_as<float>(anchors, gt_boxes, per_image, high_threshold, low, mode, out);

@@ -110,7 +110,7 @@ void assign_truths(const CellMatching<T>& m, int64_t image) {
 template <typename T>
 void match_cells_as(CellMatching<T>& m, const Tensor& predictions, const Tensor& gt_boxes,
                     const std::vector<int64_t>& counts, const std::optional<double>& ignore_threshold) {
-  const Tensor dense = as_contiguous(predictions, sizeof(T) == 8 ? ScalarType::Double : ScalarType::Float);
+  const Tensor dense = as_contiguous(predictions, kDtype<T>);
   m.predictions = dense.const_data_ptr<T>();
   m.truths = load_truths<T>(gt_boxes);
   m.images = by_image(m.truths, counts);
@@ -152,9 +152,7 @@ std::tuple<Tensor, Tensor> match_cells_cpu(const Tensor& predictions,  // [B, H 
     m.predictors = predictors.mutable_data_ptr<int64_t>();
     if (matches.numel() > 0) match_cells_as(m, predictions, gt_boxes, per_image, ignore_threshold);
   };
-  const bool in_double =
-      predictions.scalar_type() == ScalarType::Double || gt_boxes.scalar_type() == ScalarType::Double;
-  in_double ? run(double()) : run(float());
+  wide_dtype(predictions, gt_boxes) == ScalarType::Double ? run(double()) : run(float());
   return {matches, predictors};
 }
 

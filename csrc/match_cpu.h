@@ -33,7 +33,7 @@ struct ImageTruths {
 
 template <typename T>
 std::vector<Truth<T>> load_truths(const Tensor& gt_boxes) {
-  const Tensor dense = as_contiguous(gt_boxes, sizeof(T) == 8 ? ScalarType::Double : ScalarType::Float);
+  const Tensor dense = as_contiguous(gt_boxes, kDtype<T>);
   const T* data = dense.const_data_ptr<T>();
   std::vector<Truth<T>> truths(dense.size(0));
   for (size_t i = 0; i < truths.size(); ++i, data += 4) {

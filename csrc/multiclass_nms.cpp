@@ -174,7 +174,7 @@ void write(const Tensor& boxes, const Tensor& scores, int64_t image, const std::
 template <typename T, typename S>
 void select_all(const Tensor& boxes, const Tensor& scores, std::vector<Candidates<S>>& images,
                 const MulticlassOptions& o, Detections& out) {
-  const Tensor wide = as_contiguous(boxes, sizeof(T) == 4 ? ScalarType::Float : ScalarType::Double);
+  const Tensor wide = as_contiguous(boxes, kDtype<T>);
   const Box<T>* data = reinterpret_cast<const Box<T>*>(wide.template const_data_ptr<T>());
   const int64_t classes = scores.size(2), per_image = scores.size(1) * (o.boxes_per_class ? classes : 1);
   const auto select_images = [&](int64_t begin, int64_t end) {
@@ -208,7 +208,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> multiclass_nms_cpu(const Tens
                  new_dense(boxes, {batch, max_per_image}, ScalarType::Long),
                  new_dense(boxes, {batch}, ScalarType::Long)};
   PYDET_DISPATCH_FLOATING(scores.scalar_type(), "multiclass_nms", [&] {
-    using score_t = decltype(widen(scalar_t()));
+    using score_t = Wide<scalar_t>;
     auto images = scan<score_t, scalar_t>(read_scores, score_threshold);
     if (boxes.scalar_type() == ScalarType::Double) {
       select_all<double>(dense_boxes, read_scores, images, options, out);

@@ -10,10 +10,9 @@ namespace pydet {
 
 template <typename T>
 RankedBoxes<T> rank_boxes(const Tensor& boxes, const Tensor& scores) {
-  const ScalarType type = sizeof(T) == 4 ? ScalarType::Float : ScalarType::Double;
-  const ScalarType score_type = scores.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
+  const ScalarType score_type = wide_dtype(scores);
   const Tensor dense_scores = as_contiguous(scores, score_type);
-  RankedBoxes<T> ranked{as_contiguous(boxes, type), nullptr, std::vector<uint32_t>(boxes.size(0))};
+  RankedBoxes<T> ranked{as_contiguous(boxes, kDtype<T>), nullptr, std::vector<uint32_t>(boxes.size(0))};
   ranked.boxes = reinterpret_cast<const Box<T>*>(ranked.boxes_memory.template const_data_ptr<T>());
   if (score_type == ScalarType::Double) {
     order_by_score(dense_scores.const_data_ptr<double>(), boxes.size(0), ranked.order.data());

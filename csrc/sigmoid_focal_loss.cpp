@@ -1,5 +1,4 @@
 #include <algorithm>
-#include <tuple>
 #include <type_traits>
 #include <vector>
 
@@ -54,10 +53,9 @@ double run_blocks(const SigmoidFocalJob<T, In, Target>& job, int64_t numel) {
 }
 
 template <typename T, typename In, typename Target>
-FocalOutputs sigmoid_focal_as(const Tensor& inputs, const Tensor& targets, double alpha, double gamma,
-                              Reduction reduction, FocalWanted wanted, const Tensor* grad) {
+FocalOutputs sigmoid_focal_as(FocalWanted wanted, const Tensor* grad, const Tensor& inputs, const Tensor& targets,
+                              double alpha, double gamma, Reduction reduction) {
   const Tensor logits = as_contiguous(inputs, inputs.scalar_type());
-  const ScalarType compute = focal_dtype(inputs);
   const int64_t numel = inputs.numel();
   const bool classes = is_integral(targets.scalar_type());
   const bool each = reduction == Reduction::none;
@@ -74,28 +72,22 @@ FocalOutputs sigmoid_focal_as(const Tensor& inputs, const Tensor& targets, doubl
     job.classes = loaded.data;
     averaged = loaded.rows * job.num_classes;
   } else {
-    labels = as_contiguous(targets, std::is_same_v<T, Target> ? compute : targets.scalar_type());
+    labels = as_contiguous(targets, std::is_same_v<T, Target> ? kDtype<T> : targets.scalar_type());
     job.targets = labels.const_data_ptr<Target>();
   }
   const T one = 1;
   job.upstream = {&one, true};
   Tensor upstream = inputs;
   if (grad != nullptr) {
-    upstream = as_contiguous(*grad, compute);
+    upstream = as_contiguous(*grad, kDtype<T>);
     job.upstream = {upstream.const_data_ptr<T>(), !each};
   }
   job.scale =
       static_cast<T>(reduction == Reduction::mean ? 1.0 / static_cast<double>(std::max<int64_t>(averaged, 1)) : 1);
 
-  FocalOutputs outputs;
-  if (wanted != FocalWanted::gradient) {
-    outputs.loss = new_dense(inputs, each ? shape_vector(inputs) : std::vector<int64_t>{}, compute);
-    if (each) job.losses = outputs.loss.mutable_data_ptr<T>();
-  }
-  if (wanted != FocalWanted::loss) {
-    outputs.gradient = new_dense(inputs, shape_vector(inputs), inputs.scalar_type());
-    job.gradients = outputs.gradient.mutable_data_ptr<In>();
-  }
+  FocalOutputs outputs = new_focal_outputs(wanted, each ? shape_vector(inputs) : std::vector<int64_t>{}, inputs);
+  if (wanted != FocalWanted::gradient && each) job.losses = outputs.loss.mutable_data_ptr<T>();
+  if (wanted != FocalWanted::loss) job.gradients = outputs.gradient.mutable_data_ptr<In>();
   const double total = numel > 0 ? run_blocks(job, numel) : 0;
   if (wanted != FocalWanted::gradient && !each) {
     const double divisor = reduction == Reduction::mean ? static_cast<double>(std::max<int64_t>(averaged, 1)) : 1;
@@ -104,39 +96,23 @@ FocalOutputs sigmoid_focal_as(const Tensor& inputs, const Tensor& targets, doubl
   return outputs;
 }
 
-FocalOutputs sigmoid_focal(const Tensor& inputs, const Tensor& targets, double alpha, double gamma,
-                           const std::string& reduction_name, FocalWanted wanted, const Tensor* grad = nullptr) {
-  const Reduction reduction = check_sigmoid_focal_loss(inputs, targets, alpha, gamma, reduction_name);
-  if (grad != nullptr) {
-    check_upstream("sigmoid_focal_loss", *grad,
-                   reduction == Reduction::none ? shape_vector(inputs) : std::vector<int64_t>{});
-  }
+FocalOutputs sigmoid_focal(FocalWanted wanted, const Tensor* grad,
+                           const Tensor& inputs,   // [...] or [..., C]
+                           const Tensor& targets,  // the same, or integers [...]
+                           double alpha, double gamma, Text reduction_name) {
+  const Reduction reduction = check_sigmoid_focal_loss(grad, inputs, targets, alpha, gamma, reduction_name);
   FocalOutputs outputs;
   PYDET_DISPATCH_FLOATING(inputs.scalar_type(), "sigmoid_focal_loss", [&] {
-    using compute_t = decltype(widen(scalar_t()));
+    using T = Wide<scalar_t>;
     // Labels of the dtype of the logits are read as they lie, others are converted to that of the arithmetic first.
-    outputs =
-        targets.scalar_type() == inputs.scalar_type()
-            ? sigmoid_focal_as<compute_t, scalar_t, scalar_t>(inputs, targets, alpha, gamma, reduction, wanted, grad)
-            : sigmoid_focal_as<compute_t, scalar_t, compute_t>(inputs, targets, alpha, gamma, reduction, wanted, grad);
+    outputs = targets.scalar_type() == inputs.scalar_type()
+                  ? sigmoid_focal_as<T, scalar_t, scalar_t>(wanted, grad, inputs, targets, alpha, gamma, reduction)
+                  : sigmoid_focal_as<T, scalar_t, T>(wanted, grad, inputs, targets, alpha, gamma, reduction);
   });
   return outputs;
 }
 
-Tensor sigmoid_focal_loss_cpu(const Tensor& inputs, const Tensor& targets, double alpha, double gamma, Text reduction) {
-  return sigmoid_focal(inputs, targets, alpha, gamma, reduction, FocalWanted::loss).loss;
-}
-
-std::tuple<Tensor, Tensor> with_gradient_cpu(const Tensor& inputs, const Tensor& targets, double alpha, double gamma,
-                                             Text reduction) {
-  const FocalOutputs outputs = sigmoid_focal(inputs, targets, alpha, gamma, reduction, FocalWanted::loss_and_gradient);
-  return {outputs.loss, outputs.gradient};
-}
-
-Tensor backward_cpu(const Tensor& grad, const Tensor& inputs, const Tensor& targets, double alpha, double gamma,
-                    Text reduction) {
-  return sigmoid_focal(inputs, targets, alpha, gamma, reduction, FocalWanted::gradient, &grad).gradient;
-}
+using Operators = FocalOperators<sigmoid_focal>;
 
 }  // namespace
 
@@ -153,9 +129,9 @@ STABLE_TORCH_LIBRARY_FRAGMENT(pydet, m) {
       "-> Tensor");
 }
 STABLE_TORCH_LIBRARY_IMPL(pydet, CPU, m) {
-  m.impl("sigmoid_focal_loss", TORCH_BOX(&sigmoid_focal_loss_cpu));
-  m.impl("_sigmoid_focal_loss_with_gradient", TORCH_BOX(&with_gradient_cpu));
-  m.impl("_sigmoid_focal_loss_backward", TORCH_BOX(&backward_cpu));
+  m.impl("sigmoid_focal_loss", TORCH_BOX(&Operators::loss));
+  m.impl("_sigmoid_focal_loss_with_gradient", TORCH_BOX(&Operators::with_gradient));
+  m.impl("_sigmoid_focal_loss_backward", TORCH_BOX(&Operators::backward));
 }
 
 }  // namespace pydet

@@ -47,8 +47,7 @@ int64_t compact(const SoftBoxes<T>& boxes, int64_t slots) {
 template <typename T>
 std::tuple<Tensor, Tensor> soft_nms_as(const Tensor& boxes, const Tensor& scores, SoftNmsMethod method,
                                        SoftNmsRule<T> rule) {
-  const ScalarType type = sizeof(T) == 4 ? ScalarType::Float : ScalarType::Double;
-  const Tensor dense_boxes = as_contiguous(boxes, type), dense_scores = as_contiguous(scores, type);
+  const Tensor dense_boxes = as_contiguous(boxes, kDtype<T>), dense_scores = as_contiguous(scores, kDtype<T>);
   const Box<T>* input = reinterpret_cast<const Box<T>*>(dense_boxes.template const_data_ptr<T>());
   const T* input_scores = dense_scores.template const_data_ptr<T>();
   const int64_t n = boxes.size(0);
@@ -86,7 +85,7 @@ std::tuple<Tensor, Tensor> soft_nms_as(const Tensor& boxes, const Tensor& scores
     }
   }
   const int64_t kept = static_cast<int64_t>(inds.size());
-  Tensor out_dets = new_dense(boxes, {kept, 5}, type), out_inds = new_dense(boxes, {kept}, ScalarType::Long);
+  Tensor out_dets = new_dense(boxes, {kept, 5}, kDtype<T>), out_inds = new_dense(boxes, {kept}, ScalarType::Long);
   std::copy(dets.begin(), dets.end(), out_dets.template mutable_data_ptr<T>());
   std::copy(inds.begin(), inds.end(), out_inds.mutable_data_ptr<int64_t>());
   return {out_dets, out_inds};
@@ -97,7 +96,7 @@ std::tuple<Tensor, Tensor> soft_nms_cpu(const Tensor& boxes,   // [N, 4] xyxy
                                         double iou_threshold, double sigma, double min_score, Text method,
                                         int64_t offset) {
   const SoftNmsMethod kind = check_soft_nms(boxes, scores, iou_threshold, sigma, min_score, method, offset);
-  if (boxes.scalar_type() == ScalarType::Double || scores.scalar_type() == ScalarType::Double) {
+  if (wide_dtype(boxes, scores) == ScalarType::Double) {
     return soft_nms_as<double>(boxes, scores, kind, {iou_threshold, sigma, min_score, static_cast<double>(offset)});
   }
   return soft_nms_as<float>(boxes, scores, kind,

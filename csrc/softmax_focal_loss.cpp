@@ -1,6 +1,6 @@
 #include <algorithm>
 #include <limits>
-#include <tuple>
+#include <optional>
 #include <vector>
 
 #include "focal_loss.h"
@@ -56,19 +56,17 @@ void run_rows(const SoftmaxFocalJob<T, In>& job, int64_t rows) {
 }
 
 template <typename T, typename In>
-FocalOutputs softmax_focal_as(const Tensor& inputs, const Tensor& targets, double gamma, double alpha,
-                              const std::optional<Tensor>& weight, Reduction reduction, FocalWanted wanted,
-                              const Tensor* grad) {
-  const ScalarType compute = focal_dtype(inputs);
+FocalOutputs softmax_focal_as(FocalWanted wanted, const Tensor* grad, const Tensor& inputs, const Tensor& targets,
+                              double gamma, double alpha, const std::optional<Tensor>& weight, Reduction reduction) {
   const int64_t rows = inputs.size(0);
   const FocalClasses classes =
       load_classes("softmax_focal_loss", targets, inputs.size(1) - 1, "classes below C, or negative to be ignored");
   const Tensor logits = as_contiguous(inputs, inputs.scalar_type());
-  const Tensor weights = weight ? as_contiguous(*weight, compute) : inputs;
-  const Tensor upstream = grad != nullptr ? as_contiguous(*grad, compute) : inputs;
+  const Tensor weights = weight ? as_contiguous(*weight, kDtype<T>) : inputs;
+  const Tensor upstream = grad != nullptr ? as_contiguous(*grad, kDtype<T>) : inputs;
   const bool each = reduction == Reduction::none;
   const double averaged = reduction == Reduction::mean ? static_cast<double>(std::max<int64_t>(rows, 1)) : 1;
-  FocalOutputs outputs;
+  FocalOutputs outputs = new_focal_outputs(wanted, each ? std::vector<int64_t>{rows} : std::vector<int64_t>{}, inputs);
   std::vector<T> row_losses;
   SoftmaxFocalJob<T, In> job{};
   job.inputs = logits.const_data_ptr<In>();
@@ -79,13 +77,7 @@ FocalOutputs softmax_focal_as(const Tensor& inputs, const Tensor& targets, doubl
   job.gamma = static_cast<T>(gamma);
   job.scale = static_cast<T>(1 / averaged);
   if (grad != nullptr) job.upstream = {upstream.const_data_ptr<T>(), !each};
-  if (wanted != FocalWanted::gradient) {
-    outputs.loss = new_dense(inputs, each ? std::vector<int64_t>{rows} : std::vector<int64_t>{}, compute);
-  }
-  if (wanted != FocalWanted::loss) {
-    outputs.gradient = new_dense(inputs, shape_vector(inputs), inputs.scalar_type());
-    job.gradients = outputs.gradient.mutable_data_ptr<In>();
-  }
+  if (wanted != FocalWanted::loss) job.gradients = outputs.gradient.mutable_data_ptr<In>();
   if (wanted != FocalWanted::gradient && each) {
     job.losses = outputs.loss.mutable_data_ptr<T>();
   } else {
@@ -101,41 +93,22 @@ FocalOutputs softmax_focal_as(const Tensor& inputs, const Tensor& targets, doubl
   return outputs;
 }
 
-FocalOutputs softmax_focal(const Tensor& inputs, const Tensor& targets, double gamma, double alpha,
-                           const std::optional<Tensor>& weight, const std::string& reduction_name, FocalWanted wanted,
-                           const Tensor* grad = nullptr) {
-  const Reduction reduction = check_softmax_focal_loss(inputs, targets, gamma, alpha, weight, reduction_name);
-  if (grad != nullptr) {
-    check_upstream("softmax_focal_loss", *grad,
-                   reduction == Reduction::none ? std::vector<int64_t>{inputs.size(0)} : std::vector<int64_t>{});
-  }
+FocalOutputs softmax_focal(FocalWanted wanted, const Tensor* grad,
+                           const Tensor& inputs,   // [N, C]
+                           const Tensor& targets,  // [N]
+                           double gamma, double alpha,
+                           std::optional<Tensor> weight,  // [C]
+                           Text reduction_name) {
+  const Reduction reduction = check_softmax_focal_loss(grad, inputs, targets, gamma, alpha, weight, reduction_name);
   FocalOutputs outputs;
   PYDET_DISPATCH_FLOATING(inputs.scalar_type(), "softmax_focal_loss", [&] {
-    using compute_t = decltype(widen(scalar_t()));
-    outputs = softmax_focal_as<compute_t, scalar_t>(inputs, targets, gamma, alpha, weight, reduction, wanted, grad);
+    outputs =
+        softmax_focal_as<Wide<scalar_t>, scalar_t>(wanted, grad, inputs, targets, gamma, alpha, weight, reduction);
   });
   return outputs;
 }
 
-Tensor softmax_focal_loss_cpu(const Tensor& inputs,   // [N, C]
-                              const Tensor& targets,  // [N]
-                              double gamma, double alpha,
-                              std::optional<Tensor> weight,  // [C]
-                              Text reduction) {
-  return softmax_focal(inputs, targets, gamma, alpha, weight, reduction, FocalWanted::loss).loss;
-}
-
-std::tuple<Tensor, Tensor> with_gradient_cpu(const Tensor& inputs, const Tensor& targets, double gamma, double alpha,
-                                             std::optional<Tensor> weight, Text reduction) {
-  const FocalOutputs outputs =
-      softmax_focal(inputs, targets, gamma, alpha, weight, reduction, FocalWanted::loss_and_gradient);
-  return {outputs.loss, outputs.gradient};
-}
-
-Tensor backward_cpu(const Tensor& grad, const Tensor& inputs, const Tensor& targets, double gamma, double alpha,
-                    std::optional<Tensor> weight, Text reduction) {
-  return softmax_focal(inputs, targets, gamma, alpha, weight, reduction, FocalWanted::gradient, &grad).gradient;
-}
+using Operators = FocalOperators<softmax_focal>;
 
 }  // namespace
 
@@ -151,9 +124,9 @@ STABLE_TORCH_LIBRARY_FRAGMENT(pydet, m) {
       "Tensor? weight, str reduction) -> Tensor");
 }
 STABLE_TORCH_LIBRARY_IMPL(pydet, CPU, m) {
-  m.impl("softmax_focal_loss", TORCH_BOX(&softmax_focal_loss_cpu));
-  m.impl("_softmax_focal_loss_with_gradient", TORCH_BOX(&with_gradient_cpu));
-  m.impl("_softmax_focal_loss_backward", TORCH_BOX(&backward_cpu));
+  m.impl("softmax_focal_loss", TORCH_BOX(&Operators::loss));
+  m.impl("_softmax_focal_loss_with_gradient", TORCH_BOX(&Operators::with_gradient));
+  m.impl("_softmax_focal_loss_backward", TORCH_BOX(&Operators::backward));
 }
 
 }  // namespace pydet

@@ -41,7 +41,19 @@ std::string list_of(const Values& values) {
 
 inline std::string shape_of(const Tensor& t) { return list_of(t.sizes()); }
 
+inline std::vector<int64_t> shape_vector(const Tensor& t) { return {t.sizes().begin(), t.sizes().end()}; }
+
 inline std::string dtype_of(const Tensor& t) { return torch::headeronly::toString(t.scalar_type()); }
+
+// Of float and double, in which all arithmetic is.
+template <typename T>
+constexpr ScalarType kDtype = sizeof(T) == sizeof(double) ? ScalarType::Double : ScalarType::Float;
+
+// float64 where one of them is, else float32: half precision can't hold sums and pixels.
+template <typename... Tensors>
+ScalarType wide_dtype(const Tensors&... tensors) {
+  return ((tensors.scalar_type() == ScalarType::Double) || ...) ? ScalarType::Double : ScalarType::Float;
+}
 
 // Both conversions go through the dispatcher: only what is needed is called.
 inline Tensor as_contiguous(const Tensor& t, ScalarType type) {
@@ -107,15 +119,6 @@ inline bool is_integral(ScalarType t) {
       TYPE, NAME,                                                                                          \
       THO_DISPATCH_CASE(ScalarType::Float, __VA_ARGS__) THO_DISPATCH_CASE(ScalarType::Double, __VA_ARGS__) \
           THO_DISPATCH_CASE(ScalarType::Half, __VA_ARGS__) THO_DISPATCH_CASE(ScalarType::BFloat16, __VA_ARGS__))
-
-#define PYDET_DISPATCH_FLOATING_AND_INTEGRAL(TYPE, NAME, ...)                                                       \
-  THO_DISPATCH_SWITCH(                                                                                              \
-      TYPE, NAME,                                                                                                   \
-      THO_DISPATCH_CASE(ScalarType::Float, __VA_ARGS__) THO_DISPATCH_CASE(ScalarType::Double, __VA_ARGS__)          \
-          THO_DISPATCH_CASE(ScalarType::Half, __VA_ARGS__) THO_DISPATCH_CASE(ScalarType::BFloat16, __VA_ARGS__)     \
-              THO_DISPATCH_CASE(ScalarType::Byte, __VA_ARGS__) THO_DISPATCH_CASE(ScalarType::Char, __VA_ARGS__)     \
-                  THO_DISPATCH_CASE(ScalarType::Short, __VA_ARGS__) THO_DISPATCH_CASE(ScalarType::Int, __VA_ARGS__) \
-                      THO_DISPATCH_CASE(ScalarType::Long, __VA_ARGS__))
 
 }  // namespace pydet
 

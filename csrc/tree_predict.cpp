@@ -36,13 +36,13 @@ Tensor tree_probabilities_cpu(const Tensor& conditional,  // [..., N]
                               const Tensor& parents) {  // [N]
   check_tree("tree_probabilities", "conditional", conditional, parents);
   const Tree tree = load_tree("tree_probabilities", parents);
-  Tensor out = new_alike(conditional, absolute_dtype(conditional));
+  Tensor out = new_alike(conditional, wide_dtype(conditional));  // half precision can't hold that of a deep node
   if (out.numel() == 0) return out;
   const Positions<2> p = positions_of<2>({&conditional, &out});
   PYDET_DISPATCH_FLOATING(conditional.scalar_type(), "tree_probabilities", [&] {
-    using compute_t = decltype(widen(scalar_t()));
+    using T = Wide<scalar_t>;
     const scalar_t* in = conditional.const_data_ptr<scalar_t>();
-    compute_t* to = out.mutable_data_ptr<compute_t>();
+    T* to = out.mutable_data_ptr<T>();
     for_each_tile(p, tree.nodes, [&](int64_t outer, int64_t inner, int64_t lanes) {
       PYDET_CPU_CALL(tree_probabilities_tile, values_at(in, p, 0, outer, inner), tree.parents, tree.groups[1],
                      tree.nodes, lanes, values_at(to, p, 1, outer, inner));
@@ -63,10 +63,10 @@ Tensor tree_probabilities_backward_cpu(const Tensor& grad,  // [..., N]
   if (out.numel() == 0) return out;
   const Positions<3> p = positions_of<3>({&conditional, &absolute, &out});
   PYDET_DISPATCH_FLOATING(conditional.scalar_type(), "tree_probabilities", [&] {
-    using compute_t = decltype(widen(scalar_t()));
+    using T = Wide<scalar_t>;
     const scalar_t* own = conditional.const_data_ptr<scalar_t>();
-    const compute_t* above = absolute.const_data_ptr<compute_t>();
-    compute_t* to = out.mutable_data_ptr<compute_t>();
+    const T* above = absolute.const_data_ptr<T>();
+    T* to = out.mutable_data_ptr<T>();
     for_each_tile(p, tree.nodes, [&](int64_t outer, int64_t inner, int64_t lanes) {
       PYDET_CPU_CALL(tree_probabilities_backward_tile, values_at(own, p, 0, outer, inner),
                      values_at(above, p, 1, outer, inner), tree.parents, tree.groups[1], tree.nodes, lanes,
@@ -101,18 +101,18 @@ std::tuple<Tensor, Tensor> tree_predict_cpu(const Tensor& conditional,  // [...,
   const Tree tree = load_tree("tree_predict", parents);
   const std::vector<int64_t> shape(conditional.sizes().begin(), conditional.sizes().end() - 1);
   Tensor nodes = new_dense(conditional, shape, ScalarType::Long);
-  Tensor probabilities = new_dense(conditional, shape, absolute_dtype(conditional));
+  Tensor probabilities = new_dense(conditional, shape, wide_dtype(conditional));
   if (nodes.numel() == 0) return {nodes, probabilities};
   const Positions<1> p = positions_of<1>({&conditional});
   PYDET_DISPATCH_FLOATING(conditional.scalar_type(), "tree_predict", [&] {
-    using compute_t = decltype(widen(scalar_t()));
+    using T = Wide<scalar_t>;
     const scalar_t* in = conditional.const_data_ptr<scalar_t>();
     int64_t* node_data = nodes.mutable_data_ptr<int64_t>();
-    compute_t* probability_data = probabilities.mutable_data_ptr<compute_t>();
+    T* probability_data = probabilities.mutable_data_ptr<T>();
     torch::stable::parallel_for(0, p.outer * p.inner, kWalksPerTask, [&](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; ++i) {
-        const TreeWalk<compute_t> walk =
-            walk_of(tree, values_at(in, p, 0, i / p.inner, i % p.inner), static_cast<compute_t>(threshold), rule);
+        const TreeWalk<T> walk =
+            walk_of(tree, values_at(in, p, 0, i / p.inner, i % p.inner), static_cast<T>(threshold), rule);
         node_data[i] = walk.node;
         probability_data[i] = walk.probability;
       }

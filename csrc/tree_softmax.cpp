@@ -69,16 +69,15 @@ Tensor tree_softmax_cpu(const Tensor& logits,     // [..., N]
   if (out.numel() == 0) return out;
   const Positions<2> p = positions_of<2>({&logits, &out});
   PYDET_DISPATCH_FLOATING(logits.scalar_type(), "tree_softmax", [&] {
-    using compute_t = decltype(widen(scalar_t()));
+    using T = Wide<scalar_t>;
     const scalar_t* in = logits.const_data_ptr<scalar_t>();
     scalar_t* to = out.mutable_data_ptr<scalar_t>();
-    for_each_tile<compute_t>(
-        tree, p, 2,
-        [&](int64_t group, int64_t count, int64_t lanes, int64_t image, int64_t position, compute_t* scratch) {
-          const int64_t* first = tree.groups.data() + group;
-          PYDET_CPU_CALL(tree_softmax_tile, values_at(in, p, 0, image, position, *first), first, count, lanes, scratch,
-                         values_at(to, p, 1, image, position, *first));
-        });
+    for_each_tile<T>(tree, p, 2,
+                     [&](int64_t group, int64_t count, int64_t lanes, int64_t image, int64_t position, T* scratch) {
+                       const int64_t* first = tree.groups.data() + group;
+                       PYDET_CPU_CALL(tree_softmax_tile, values_at(in, p, 0, image, position, *first), first, count,
+                                      lanes, scratch, values_at(to, p, 1, image, position, *first));
+                     });
   });
   return out;
 }
@@ -93,18 +92,17 @@ Tensor tree_softmax_backward_cpu(const Tensor& grad,           // [..., N]
   const Tensor gradients = grad.scalar_type() == out.scalar_type() ? grad : torch::stable::to(grad, out.scalar_type());
   const Positions<3> p = positions_of<3>({&probabilities, &gradients, &out});
   PYDET_DISPATCH_FLOATING(out.scalar_type(), "tree_softmax", [&] {
-    using compute_t = decltype(widen(scalar_t()));
+    using T = Wide<scalar_t>;
     const scalar_t* own = probabilities.const_data_ptr<scalar_t>();
     const scalar_t* upstream = gradients.const_data_ptr<scalar_t>();
     scalar_t* to = out.mutable_data_ptr<scalar_t>();
-    for_each_tile<compute_t>(
-        tree, p, 3,
-        [&](int64_t group, int64_t count, int64_t lanes, int64_t image, int64_t position, compute_t* scratch) {
-          const int64_t* first = tree.groups.data() + group;
-          PYDET_CPU_CALL(tree_softmax_backward_tile, values_at(own, p, 0, image, position, *first),
-                         values_at(upstream, p, 1, image, position, *first), first, count, lanes, scratch,
-                         values_at(to, p, 2, image, position, *first));
-        });
+    for_each_tile<T>(tree, p, 3,
+                     [&](int64_t group, int64_t count, int64_t lanes, int64_t image, int64_t position, T* scratch) {
+                       const int64_t* first = tree.groups.data() + group;
+                       PYDET_CPU_CALL(tree_softmax_backward_tile, values_at(own, p, 0, image, position, *first),
+                                      values_at(upstream, p, 1, image, position, *first), first, count, lanes, scratch,
+                                      values_at(to, p, 2, image, position, *first));
+                     });
   });
   return out;
 }

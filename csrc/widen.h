@@ -13,6 +13,9 @@ PYDET_HD double widen(double x) { return x; }
 PYDET_HD float widen(torch::headeronly::Half x) { return float_of_half(x.x); }
 PYDET_HD float widen(torch::headeronly::BFloat16 x) { return float_of_bfloat16(x.x); }
 
+template <typename In>
+using Wide = decltype(widen(In()));
+
 template <typename Out, typename T>
 PYDET_HD Out narrowed(T x) {
   if constexpr (sizeof(Out) == 2) return static_cast<Out>(static_cast<float>(x));

@@ -4,9 +4,8 @@
 #include <tuple>
 #include <vector>
 
-#include "checks/yolo_decode.h"
-#include "math/yolo_decode.h"
 #include "widen.h"
+#include "yolo_decode.h"
 
 namespace pydet {
 namespace {
@@ -23,14 +22,6 @@ struct YoloHead {
   int64_t width, cells, anchors, classes, cell_stride, channel_stride;
   T stride_x, stride_y;  // pixels of the network's input a cell
   std::vector<T> sizes;  // [A, 2] width, height of the anchors in pixels
-};
-
-// YOLO's grid: classes of all cells, objectness of all boxes, boxes.
-template <typename T>
-struct YoloGrid {
-  int64_t side, num_boxes, classes, objectness_start, box_start;
-  YoloAxis<T> horizontal, vertical;
-  bool roots;
 };
 
 }  // namespace
@@ -81,12 +72,6 @@ YoloHead<T> head_of(const Tensor& inputs, const Tensor& anchors, const std::vect
   return head;
 }
 
-// Where the outputs of all images begin.
-template <typename T>
-struct YoloOutputs {
-  T *boxes, *objectness, *scores;
-};
-
 template <YoloClasses kClasses, typename T, typename In>
 void fill_from_planes(const YoloHead<T>& head, const In* in, int64_t batch, int64_t image_stride, YoloOutputs<T> out) {
   // Small maps in small tiles, so that there are tasks for all threads.
@@ -136,34 +121,30 @@ std::tuple<Tensor, Tensor, Tensor> yolo_decode_cpu(const Tensor& inputs,  // [B,
                                                    bool anchors_in_cells) {
   const YoloClasses kind = check_yolo_decode(inputs, anchors, image_size, classes);
   const Tensor maps = readable(inputs);
-  const int64_t batch = maps.size(0), rows = maps.size(2) * maps.size(3) * anchors.size(0);
-  const ScalarType dtype = maps.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
-  Tensor boxes = new_dense(maps, {batch, rows, 4}, dtype);
-  Tensor objectness = new_dense(maps, {batch, rows}, dtype);
-  Tensor scores = new_dense(maps, {batch, rows, maps.size(1) / anchors.size(0) - 5}, dtype);
+  const int64_t rows = maps.size(2) * maps.size(3) * anchors.size(0);
+  const auto out = new_outputs(maps, rows, maps.size(1) / anchors.size(0) - 5);
   PYDET_DISPATCH_FLOATING(maps.scalar_type(), "yolo_decode", [&] {
-    using T = decltype(widen(scalar_t()));
+    using T = Wide<scalar_t>;
     const YoloHead<T> head = head_of<T>(maps, anchors, image_size, anchors_in_cells);
-    const YoloOutputs<T> out{boxes.mutable_data_ptr<T>(), objectness.mutable_data_ptr<T>(),
-                             scores.mutable_data_ptr<T>()};
-    if (boxes.numel() == 0) return;
-    if (kind == YoloClasses::sigmoid) yolo_decode_fill<YoloClasses::sigmoid, T, scalar_t>(maps, head, out);
-    if (kind == YoloClasses::softmax) yolo_decode_fill<YoloClasses::softmax, T, scalar_t>(maps, head, out);
-    if (kind == YoloClasses::logits) yolo_decode_fill<YoloClasses::logits, T, scalar_t>(maps, head, out);
+    const YoloOutputs<T> to = data_of<T>(out);
+    if (maps.numel() == 0) return;
+    if (kind == YoloClasses::sigmoid) yolo_decode_fill<YoloClasses::sigmoid, T, scalar_t>(maps, head, to);
+    if (kind == YoloClasses::softmax) yolo_decode_fill<YoloClasses::softmax, T, scalar_t>(maps, head, to);
+    if (kind == YoloClasses::logits) yolo_decode_fill<YoloClasses::logits, T, scalar_t>(maps, head, to);
   });
-  return {boxes, objectness, scores};
+  return out;
 }
 
 template <YoloClasses kClasses, typename T, typename In>
 void yolo_grid_fill(const Tensor& inputs, const YoloGrid<T>& grid, YoloOutputs<T> out) {
   const In* in = inputs.const_data_ptr<In>();
-  const int64_t rows = grid.side * grid.side * grid.num_boxes, values = inputs.size(1);
+  const int64_t rows = grid.side * grid.side * grid.num_boxes;
   const int64_t blocks = (rows + kYoloRows - 1) / kYoloRows;
   const int64_t grain = kValuesPerTask / (kYoloRows * (5 + grid.classes)) + 1;
   torch::stable::parallel_for(0, inputs.size(0) * blocks, grain, [&](int64_t begin, int64_t end) {
     for (int64_t task = begin; task < end; ++task) {
       const int64_t image = task / blocks, first = task % blocks * kYoloRows, row = image * rows + first;
-      PYDET_CPU_CALL(yolo_grid_rows<kClasses>, grid, first, std::min(kYoloRows, rows - first), in + image * values,
+      PYDET_CPU_CALL(yolo_grid_rows<kClasses>, grid, first, std::min(kYoloRows, rows - first), in + image * grid.values,
                      out.boxes + row * 4, out.objectness + row, out.scores + row * grid.classes);
     }
   });
@@ -174,29 +155,17 @@ std::tuple<Tensor, Tensor, Tensor> yolo_grid_decode_cpu(const Tensor& inputs,  /
                                                         std::vector<int64_t> image_size, bool roots, Text classes) {
   const YoloClasses kind = check_yolo_grid_decode(inputs, side, num_boxes, image_size, classes);
   const Tensor dense = torch::stable::contiguous(inputs);
-  const int64_t batch = inputs.size(0), cells = side * side, rows = cells * num_boxes;
-  const int64_t num_classes = inputs.size(1) / cells - 5 * num_boxes;
-  const ScalarType dtype = inputs.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
-  Tensor boxes = new_dense(inputs, {batch, rows, 4}, dtype);
-  Tensor objectness = new_dense(inputs, {batch, rows}, dtype);
-  Tensor scores = new_dense(inputs, {batch, rows, num_classes}, dtype);
-  if (batch == 0) return {boxes, objectness, scores};
+  const int64_t cells = side * side;
+  const auto out = new_outputs(inputs, cells * num_boxes, inputs.size(1) / cells - 5 * num_boxes);
+  if (inputs.size(0) == 0) return out;
   PYDET_DISPATCH_FLOATING(inputs.scalar_type(), "yolo_grid_decode", [&] {
-    using T = decltype(widen(scalar_t()));
-    const YoloGrid<T> grid{side,
-                           num_boxes,
-                           num_classes,
-                           cells * num_classes,
-                           cells * (num_classes + num_boxes),
-                           yolo_grid_axis<T>(image_size[1], side),
-                           yolo_grid_axis<T>(image_size[0], side),
-                           roots};
-    const YoloOutputs<T> out{boxes.mutable_data_ptr<T>(), objectness.mutable_data_ptr<T>(),
-                             scores.mutable_data_ptr<T>()};
-    if (kind == YoloClasses::linear) yolo_grid_fill<YoloClasses::linear, T, scalar_t>(dense, grid, out);
-    if (kind == YoloClasses::softmax) yolo_grid_fill<YoloClasses::softmax, T, scalar_t>(dense, grid, out);
+    using T = Wide<scalar_t>;
+    const YoloGrid<T> grid = yolo_grid<T>(side, num_boxes, inputs.size(1), image_size, roots);
+    const YoloOutputs<T> to = data_of<T>(out);
+    if (kind == YoloClasses::linear) yolo_grid_fill<YoloClasses::linear, T, scalar_t>(dense, grid, to);
+    if (kind == YoloClasses::softmax) yolo_grid_fill<YoloClasses::softmax, T, scalar_t>(dense, grid, to);
   });
-  return {boxes, objectness, scores};
+  return out;
 }
 
 }  // namespace

@@ -191,6 +191,14 @@ def test_counts_that_nobody_has_checked(cuda: CudaOnCpu, counts: list[int], read
     assert torch.equal(predictors, torch.cat([expected[1], torch.full((5 - kept,), -1)]))
 
 
+def test_ground_truths_of_no_image(cuda: CudaOnCpu) -> None:
+    """Nobody has looked at the counts: where there is none, they leave out all ground truths."""
+    args = (torch.zeros(0, 350, 4), torch.tensor([[1.0, 1.0, 9.0, 9.0]]), torch.zeros(0, dtype=torch.int64))
+    matches, predictors = cuda.call(ops.match_cells, *args, (70, 5), (120, 120))
+    assert list(matches.shape) == [0, 350]
+    assert predictors.tolist() == [-1]
+
+
 @pytest.mark.skipif(SANITIZED, reason="starts this process")
 def test_sanitizers(sanitized_run: tuple[subprocess.Popen[str], IO[str]] | None) -> None:
     if sanitized_run is None:

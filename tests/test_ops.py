@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 import warnings
 from typing import Any
 
@@ -219,3 +220,31 @@ def test_reference_backend_serves(case: OpCase) -> None:
         for ours, theirs in zip(outputs(case.function(*args)), outputs(expected), strict=True):
             assert torch.equal(ours, theirs)
     assert ops.backend_of(case.name)[0] == "compiled"
+
+
+BOXES, LOGITS = torch.tensor([[0.0, 0.0, 4.0, 4.0], [2.0, 2.0, 8.0, 9.0]]), torch.zeros(2, 3)
+CLASSES, PARENTS = torch.tensor([0, 2]), torch.tensor([-1, -1, -1])
+
+
+@pytest.mark.parametrize(
+    ("name", "args", "shape"),
+    [
+        ("_encode_boxes_backward", (BOXES, BOXES, [1.0] * 4), [2, 4]),
+        ("_decode_boxes_backward", (BOXES, BOXES, [1.0] * 4, 4.0), [2, 4]),
+        ("_box_iou_backward", (BOXES, BOXES[:1], "box_iou", "xyxy", 0.0, False), [2, 1]),
+        ("_box_iou_backward", (BOXES, BOXES, "box_iof", "xyxy", 0.0, True), [2]),
+        ("_box_iou_loss_backward", (BOXES, BOXES, "distance_box_iou_loss", "none", 1e-7), [2]),
+        ("_box_iou_loss_backward", (BOXES, BOXES, "distance_box_iou_loss", "sum", 1e-7), []),
+        ("_sigmoid_focal_loss_backward", (LOGITS, CLASSES, 0.25, 2.0, "none"), [2, 3]),
+        ("_sigmoid_focal_loss_backward", (LOGITS, CLASSES, 0.25, 2.0, "mean"), []),
+        ("_softmax_focal_loss_backward", (LOGITS, CLASSES, 2.0, 0.25, None, "none"), [2]),
+        ("_tree_softmax_backward", (LOGITS, PARENTS), [2, 3]),
+        ("_tree_probabilities_backward", (LOGITS, LOGITS, PARENTS), [2, 3]),
+    ],
+)
+def test_backward_operators_check_the_gradient(name: str, args: tuple[Any, ...], shape: list[int]) -> None:
+    operator = getattr(torch.ops.pydet, name)
+    operator(torch.ones(shape), *args)
+    for wrong in (torch.ones([1, *shape]), torch.ones(shape, dtype=torch.int64)):
+        with pytest.raises(RuntimeError, match=re.escape(f"floating and of the shape {shape} of the result, got")):
+            operator(wrong, *args)

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 import triton
 import triton.language as tl
+from pydet.triton_kernels.box_iou import divide
 from pydet.triton_kernels.checks import require, require_one_device
 from torch import Tensor
 
@@ -34,6 +35,7 @@ def rank_of(x):  # type: ignore[no-untyped-def]
 
 @triton.jit
 def load_box(boxes, index):  # type: ignore[no-untyped-def]
+    """x1, y1, x2, y2 and area."""
     x1 = tl.load(boxes + index * 4)
     y1 = tl.load(boxes + index * 4 + 1)
     x2 = tl.load(boxes + index * 4 + 2)
@@ -42,20 +44,47 @@ def load_box(boxes, index):  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def is_plain(x1, y1, x2, y2, area):  # type: ignore[no-untyped-def]
+def is_plain(box):  # type: ignore[no-untyped-def]
     """Not inverted, of finite area: with one of positive area the IoU is in [0, 1], and 0 where they are apart."""
+    x1, y1, x2, y2, area = box
     largest = 4.49e307 if area.dtype.is_fp64() else 8.5e37  # about a quarter of the largest number
     return (x2 >= x1) & (y2 >= y1) & (area <= largest)
 
 
 @triton.jit
-def iou_with(x1, y1, x2, y2, area, ax1, ay1, ax2, ay2, anchor_area):  # type: ignore[no-untyped-def]
-    """Of a ground truth and anchors; comparisons keep what a NaN must do, see box_iou."""
-    width = tl.where(x2 < ax2, x2, ax2) - tl.where(x1 > ax1, x1, ax1)
-    height = tl.where(y2 < ay2, y2, ay2) - tl.where(y1 > ay1, y1, ay1)
+def load_boxes(boxes, count, image_stride, BOXES: tl.constexpr):  # type: ignore[no-untyped-def]
+    """Of a program: image, indices in it, whether there are such boxes; the boxes, and what is around all of them."""
+    blocks = tl.cdiv(count, BOXES)
+    task = tl.program_id(0).to(tl.int64)
+    image = task // blocks
+    index = (task % blocks) * BOXES + tl.arange(0, BOXES)
+    inside = index < count
+    index = tl.minimum(index, count - 1)  # the last box again where there are no more, which changes no maximum
+    box = load_box(boxes + image * image_stride, index)
+    x1, y1, x2, y2, _ = box
+    plain = tl.min(is_plain(box).to(tl.int32), axis=0) > 0
+    around = tl.min(x1, axis=0), tl.min(y1, axis=0), tl.max(x2, axis=0), tl.max(y2, axis=0), plain
+    return image, index, inside, box, around
+
+
+@triton.jit
+def is_apart(around, truth):  # type: ignore[no-untyped-def]
+    """Whether a ground truth has an IoU of 0 with all boxes of a program."""
+    left, top, right, bottom, plain = around
+    x1, y1, x2, y2, area = truth
+    plain = plain & is_plain(truth) & (area > 0)
+    return plain & ((left >= x2) | (right <= x1) | (top >= y2) | (bottom <= y1))
+
+
+@triton.jit
+def iou_with(truth, boxes):  # type: ignore[no-untyped-def]
+    """Of a ground truth and boxes; comparisons keep what a NaN must do, see box_iou."""
+    x1, y1, x2, y2, area = truth
+    bx1, by1, bx2, by2, box_area = boxes
+    width = tl.where(x2 < bx2, x2, bx2) - tl.where(x1 > bx1, x1, bx1)
+    height = tl.where(y2 < by2, y2, by2) - tl.where(y1 > by1, y1, by1)
     overlap = tl.where(width < 0, 0.0, width) * tl.where(height < 0, 0.0, height)
-    union = area + anchor_area - overlap
-    return overlap / union if overlap.dtype.is_fp64() else tl.math.div_rn(overlap, union)
+    return divide(overlap, area + box_area - overlap)
 
 
 @triton.jit
@@ -75,33 +104,22 @@ def match_anchors_kernel(  # type: ignore[no-untyped-def]
     ANCHORS: tl.constexpr,
 ):
     count = tl.full((), count, tl.int64)
-    blocks = tl.cdiv(count, ANCHORS)
-    task = tl.program_id(0).to(tl.int64)
-    image = task // blocks
-    anchor = (task % blocks) * ANCHORS + tl.arange(0, ANCHORS)
-    inside = anchor < count
-    # What is left of the last block repeats the last anchor, which changes no maximum.
-    anchor = tl.minimum(anchor, count - 1)
-    ax1, ay1, ax2, ay2, anchor_area = load_box(anchors + image * image_stride, anchor)
-    plain_anchors = tl.min(is_plain(ax1, ay1, ax2, ay2, anchor_area).to(tl.int32), axis=0) > 0
-    left, top = tl.min(ax1, axis=0), tl.min(ay1, axis=0)
-    right, bottom = tl.max(ax2, axis=0), tl.max(ay2, axis=0)
+    image, anchor, inside, boxes, around = load_boxes(anchors, count, image_stride, ANCHORS)
 
-    lowest: tl.constexpr = -0x7FFFFFFFFFFFFFFF if ax1.dtype.is_fp64() else -0x7FFFFFFF
-    best = tl.zeros_like(rank_of(ax1)) + lowest
+    lowest: tl.constexpr = -0x7FFFFFFFFFFFFFFF if boxes[0].dtype.is_fp64() else -0x7FFFFFFF
+    best = tl.zeros_like(rank_of(boxes[0])) + lowest
     index = tl.zeros_like(anchor)
     equal = tl.zeros_like(inside)
     begin = tl.load(offsets + image)
     end = tl.load(offsets + image + 1)
     truth = begin
     while truth < end:
-        x1, y1, x2, y2, area = load_box(truths, truth)
-        plain = plain_anchors & is_plain(x1, y1, x2, y2, area) & (area > 0)
-        unseen = plain & ((left >= x2) | (right <= x1) | (top >= y2) | (bottom <= y1))
+        box = load_box(truths, truth)
+        unseen = is_apart(around, box)
         if PHASE == "best":
             rank = tl.zeros_like(best)
             if unseen == 0:
-                rank = rank_of(iou_with(x1, y1, x2, y2, area, ax1, ay1, ax2, ay2, anchor_area))
+                rank = rank_of(iou_with(box, boxes))
             better = rank > best  # so that the first of equals stays
             index = tl.where(better, truth - begin, index)
             best = tl.where(better, rank, best)
@@ -110,7 +128,7 @@ def match_anchors_kernel(  # type: ignore[no-untyped-def]
         else:
             wanted = tl.load(highest + truth)
             if (unseen == 0) | (wanted == 0):
-                rank = rank_of(iou_with(x1, y1, x2, y2, area, ax1, ay1, ax2, ay2, anchor_area))
+                rank = rank_of(iou_with(box, boxes))
                 if PHASE == "restore":
                     equal = equal | (rank == wanted)
                 else:

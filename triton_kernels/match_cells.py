@@ -17,8 +17,9 @@ from pydet.triton_kernels.match_anchors import (
     image_of_each,
     image_offsets,
     iou_with,
-    is_plain,
+    is_apart,
     load_box,
+    load_boxes,
 )
 from torch import Tensor
 
@@ -37,29 +38,17 @@ def match_cells_kernel(  # type: ignore[no-untyped-def]
     PREDICTIONS: tl.constexpr,
 ):
     count = tl.full((), count, tl.int64)
-    blocks = tl.cdiv(count, PREDICTIONS)
-    task = tl.program_id(0).to(tl.int64)
-    image = task // blocks
-    row = (task % blocks) * PREDICTIONS + tl.arange(0, PREDICTIONS)
-    inside = row < count
-    row = image * count + tl.minimum(row, count - 1)
-    px1, py1, px2, py2, prediction_area = load_box(predictions, row)
-    plain_predictions = tl.min(is_plain(px1, py1, px2, py2, prediction_area).to(tl.int32), axis=0) > 0
-    left, top = tl.min(px1, axis=0), tl.min(py1, axis=0)
-    right, bottom = tl.max(px2, axis=0), tl.max(py2, axis=0)
-
+    image, index, inside, boxes, around = load_boxes(predictions, count, 4 * count, PREDICTIONS)
     above = tl.zeros_like(inside)
     least = tl.load(threshold)
     truth = tl.load(offsets + image)
     end = tl.load(offsets + image + 1)
     while truth < end:
-        x1, y1, x2, y2, area = load_box(truths, truth)
-        plain = plain_predictions & is_plain(x1, y1, x2, y2, area) & (area > 0)
-        unseen = plain & ((left >= x2) | (right <= x1) | (top >= y2) | (bottom <= y1))
-        if unseen == 0:
-            above = above | (iou_with(x1, y1, x2, y2, area, px1, py1, px2, py2, prediction_area) > least)
+        box = load_box(truths, truth)
+        if is_apart(around, box) == 0:
+            above = above | (iou_with(box, boxes) > least)
         truth += 1
-    tl.store(matches + row, tl.where(above, -2, -1).to(tl.int64), mask=inside)
+    tl.store(matches + image * count + index, tl.where(above, -2, -1).to(tl.int64), mask=inside)
 
 
 def shape_iou(a: Tensor, b: Tensor) -> Tensor:

@@ -69,6 +69,7 @@ def nms_bounds_kernel(  # type: ignore[no-untyped-def]
     COMPUTE: tl.constexpr,
     TILE: tl.constexpr,
 ):
+    n = tl.full((), n, tl.int64)
     tile = tl.program_id(0).to(tl.int64)
     place = tile * TILE + tl.arange(0, TILE)
     inside = place < n
@@ -176,11 +177,12 @@ def nms_kernel(  # type: ignore[no-untyped-def]
     COMPUTE: tl.constexpr,
     TILE: tl.constexpr,
 ):
+    n = tl.full((), n, tl.int64)
     if tl.load(pending + launch) > 0:
         threshold = tl.load(thresholds)
         low = tl.load(thresholds + 1).to(COMPUTE)
-        before = tl.full((), n, tl.int64) + 1
-        left = before - 1
+        before = n + 1
+        left = n
         while (left > 0) & (left < before):  # a pass that decides nothing has to wait for other programs
             before = left
             left = tl.full((), 0, tl.int64)

@@ -50,9 +50,16 @@ inline void check_decode_boxes(const Tensor& rel_codes,  // [..., N, 4 * K]
   PYDET_CHECK(bbox_xform_clip == bbox_xform_clip, op, ": bbox_xform_clip must be a number, got nan");
 }
 
-// The gradient of the result is of the shape of the first tensor.
-inline void check_code_gradient(const char* op, const Tensor& grad, const Tensor& first) {
-  PYDET_CHECK(grad.sizes() == first.sizes(), op, ": grad must be ", shape_of(first), ", got ", shape_of(grad));
+inline void check_encode_boxes_backward(const Tensor& grad, const Tensor& reference_boxes, const Tensor& proposals,
+                                        const std::vector<double>& weights) {
+  check_encode_boxes(reference_boxes, proposals, weights);
+  check_gradient("encode_boxes", grad, shape_vector(reference_boxes), "reference_boxes", reference_boxes);
+}
+
+inline void check_decode_boxes_backward(const Tensor& grad, const Tensor& rel_codes, const Tensor& boxes,
+                                        const std::vector<double>& weights, double bbox_xform_clip) {
+  check_decode_boxes(rel_codes, boxes, weights, bbox_xform_clip);
+  check_gradient("decode_boxes", grad, shape_vector(rel_codes), "rel_codes", rel_codes);
 }
 
 }  // namespace pydet

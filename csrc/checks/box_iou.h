@@ -65,10 +65,7 @@ inline std::vector<int64_t> pairs_shape(const Tensor& boxes1, const Tensor& boxe
 inline BoxFormat check_box_iou_backward(const char* op, const Tensor& gradient, const Tensor& boxes1,
                                         const Tensor& boxes2, const std::string& fmt, bool aligned) {
   const BoxFormat format = check_box_iou(op, boxes1, boxes2, fmt, aligned);
-  const std::vector<int64_t> shape = pairs_shape(boxes1, boxes2, aligned);
-  PYDET_CHECK(std::equal(shape.begin(), shape.end(), gradient.sizes().begin(), gradient.sizes().end()), op,
-              ": the gradient must be ", aligned ? "[..., N]" : "[..., N, M]", ", got ", shape_of(gradient));
-  check_same_device(op, "the gradient", gradient, "boxes1", boxes1);
+  check_gradient(op, gradient, pairs_shape(boxes1, boxes2, aligned), "boxes1", boxes1);
   return format;
 }
 
@@ -80,18 +77,21 @@ inline Reduction check_box_iou_loss(const char* op,
   return check_reduction(op, reduction);
 }
 
+inline std::vector<int64_t> losses_shape(const Tensor& boxes, Reduction reduction) {
+  return reduction == Reduction::none ? pairs_shape(boxes, boxes, true) : std::vector<int64_t>{};
+}
+
 inline Reduction check_box_iou_loss_backward(const char* op, const Tensor& gradient, const Tensor& boxes1,
                                              const Tensor& boxes2, const std::string& reduction) {
   const Reduction how = check_box_iou_loss(op, boxes1, boxes2, reduction);
-  const int64_t wanted = how == Reduction::none ? boxes1.numel() / 4 : 1;
-  PYDET_CHECK(gradient.numel() == wanted, op, ": the gradient must have ", wanted, " values, got ", shape_of(gradient));
-  check_same_device(op, "the gradient", gradient, "boxes1", boxes1);
+  check_gradient(op, gradient, losses_shape(boxes1, how), "boxes1", boxes1);
   return how;
 }
 
 // float64 for float64 and integer boxes, float32 for everything narrower: half precision overflows on areas.
-inline bool computes_in_double(const Tensor& boxes) {
-  return boxes.scalar_type() == ScalarType::Double || is_integral(boxes.scalar_type());
+inline bool computes_in_double(const Tensor& boxes1, const Tensor& boxes2) {
+  return wide_dtype(boxes1, boxes2) == ScalarType::Double || is_integral(boxes1.scalar_type()) ||
+         is_integral(boxes2.scalar_type());
 }
 
 }  // namespace pydet

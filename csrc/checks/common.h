@@ -13,6 +13,15 @@ inline void check_same_device(const char* op, const char* name1, const Tensor& t
               t2.is_cuda() ? "cuda:" : "cpu:", t2.get_device_index());
 }
 
+// The gradient that a backward operator is given: of a result of this shape, computed from `input`.
+inline void check_gradient(const char* op, const Tensor& grad, const std::vector<int64_t>& shape, const char* name,
+                           const Tensor& input) {
+  PYDET_CHECK(is_floating(grad.scalar_type()) && shape_vector(grad) == shape, op,
+              ": the gradient must be floating and of the shape ", list_of(shape), " of the result, got ",
+              dtype_of(grad), " ", shape_of(grad));
+  check_same_device(op, "the gradient", grad, name, input);
+}
+
 enum class Reduction : int { none, mean, sum };
 
 inline Reduction check_reduction(const char* op, const std::string& reduction) {

@@ -13,9 +13,20 @@ inline void check_gamma(const char* op, double gamma) {
               ": gamma must be finite and not negative, got ", gamma);
 }
 
+// `shape` is that of the losses before the reduction.
+inline Reduction check_focal_reduction(const char* op, const Tensor* grad, const std::vector<int64_t>& shape,
+                                       const Tensor& inputs, const std::string& name) {
+  const Reduction reduction = check_reduction(op, name);
+  if (grad != nullptr) {
+    check_gradient(op, *grad, reduction == Reduction::none ? shape : std::vector<int64_t>{}, "inputs", inputs);
+  }
+  return reduction;
+}
+
 // Floating targets hold a label for each logit, integers a class for each row. The classes themselves are checked where
-// they are read: on a GPU that would wait for the device.
-inline Reduction check_sigmoid_focal_loss(const Tensor& inputs,   // [...] or [..., C]
+// they are read: on a GPU that would wait for the device. `grad` is the gradient of the loss, or null.
+inline Reduction check_sigmoid_focal_loss(const Tensor* grad,
+                                          const Tensor& inputs,   // [...] or [..., C]
                                           const Tensor& targets,  // the same, or integers [...]
                                           double alpha, double gamma, const std::string& reduction) {
   const char* op = "sigmoid_focal_loss";
@@ -33,10 +44,11 @@ inline Reduction check_sigmoid_focal_loss(const Tensor& inputs,   // [...] or [.
               alpha);
   check_gamma(op, gamma);
   check_same_device(op, "inputs", inputs, "targets", targets);
-  return check_reduction(op, reduction);
+  return check_focal_reduction(op, grad, shape_vector(inputs), inputs, reduction);
 }
 
-inline Reduction check_softmax_focal_loss(const Tensor& inputs,                 // [N, C]
+inline Reduction check_softmax_focal_loss(const Tensor* grad,
+                                          const Tensor& inputs,                 // [N, C]
                                           const Tensor& targets,                // [N]
                                           double gamma, double alpha,
                                           const std::optional<Tensor>& weight,  // [C]
@@ -58,7 +70,7 @@ inline Reduction check_softmax_focal_loss(const Tensor& inputs,                 
   check_gamma(op, gamma);
   PYDET_CHECK((alpha >= 0 && alpha < std::numeric_limits<double>::infinity()) || alpha == -1, op,
               ": alpha must be finite and not negative, or -1 for no weight, got ", alpha);
-  return check_reduction(op, reduction);
+  return check_focal_reduction(op, grad, {inputs.size(0)}, inputs, reduction);
 }
 
 }  // namespace pydet

@@ -19,8 +19,8 @@ inline PoolShape check_max_pool_2x2(const Tensor& x, int64_t step, const std::ve
               list_of(size));
   for (size_t axis = 0; axis < 2; ++axis) {
     const int64_t length = x.size(static_cast<int64_t>(axis) + 2);
-    PYDET_CHECK((size[axis] - 1) * step < length, "_max_pool_2x2: each window must begin inside of ", shape_of(x),
-                ", got size ", list_of(size), " with step ", step);
+    PYDET_CHECK(size[axis] <= (length + step - 1) / step, "_max_pool_2x2: each window must begin inside of ",
+                shape_of(x), ", got size ", list_of(size), " with step ", step);
   }
   PYDET_CHECK(x.stride(1) == 1 || x.size(1) <= 1 || x.numel() == 0, "_max_pool_2x2: x must be channels last, got ",
               "strides ", list_of(x.strides()), " of ", shape_of(x));

@@ -25,31 +25,19 @@ inline void check_tree_softmax(const Tensor& logits, const Tensor& parents) {
   check_tree("tree_softmax", "logits", logits, parents);
 }
 
-inline void check_tree_gradient(const char* op, const Tensor& grad, const Tensor& result) {
-  PYDET_CHECK(is_floating(grad.scalar_type()) && shape_of(grad) == shape_of(result), op,
-              ": the gradient must be floating and of the shape ", shape_of(result), " of the result, got ",
-              dtype_of(grad), " ", shape_of(grad));
-  check_same_device(op, "the gradient", grad, "the result", result);
-}
-
 inline void check_tree_softmax_backward(const Tensor& grad, const Tensor& probabilities, const Tensor& parents) {
   check_tree("tree_softmax", "probabilities", probabilities, parents);
-  check_tree_gradient("tree_softmax", grad, probabilities);
-}
-
-// Half precision can't hold the probability of a deep node.
-inline ScalarType absolute_dtype(const Tensor& conditional) {
-  return conditional.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
+  check_gradient("tree_softmax", grad, shape_vector(probabilities), "probabilities", probabilities);
 }
 
 inline void check_tree_probabilities_backward(const Tensor& grad, const Tensor& conditional, const Tensor& absolute,
                                               const Tensor& parents) {
   const char* op = "tree_probabilities";
   check_tree(op, "conditional", conditional, parents);
-  PYDET_CHECK(absolute.scalar_type() == absolute_dtype(conditional) && shape_of(absolute) == shape_of(conditional), op,
+  PYDET_CHECK(absolute.scalar_type() == wide_dtype(conditional) && shape_of(absolute) == shape_of(conditional), op,
               ": absolute must be the result, got ", dtype_of(absolute), " ", shape_of(absolute));
   check_same_device(op, "conditional", conditional, "absolute", absolute);
-  check_tree_gradient(op, grad, absolute);
+  check_gradient(op, grad, shape_vector(absolute), "absolute", absolute);
 }
 
 inline TreeRule check_tree_predict(const Tensor& conditional, const Tensor& parents, double threshold,

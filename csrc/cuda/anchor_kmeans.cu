@@ -201,7 +201,7 @@ std::tuple<Tensor, Tensor> anchor_kmeans_cuda(const Tensor& wh,  // [N, 2]
                                               int64_t k, int64_t seed, int64_t max_iterations) {
   check_anchor_kmeans(wh, k, max_iterations);
   const DeviceGuard guard(wh.get_device_index());
-  const ScalarType dtype = wh.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
+  const ScalarType dtype = wide_dtype(wh);
   Tensor anchors = new_dense(wh, {k, 2}, dtype), average_iou = new_dense(wh, {}, dtype);
   const Tensor sizes = as_contiguous(wh, ScalarType::Double);
   const int64_t n = wh.size(0);

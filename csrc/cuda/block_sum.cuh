@@ -18,6 +18,15 @@ __device__ double block_sum(double value, double (&of_warps)[threads / 32]) {
   return sum;
 }
 
+// The sum of `count` numbers, by one block.
+template <int threads>
+__device__ double total_of(const double* numbers, int64_t count) {
+  __shared__ double of_warps[threads / 32];
+  double sum = 0;
+  for (int64_t i = threadIdx.x; i < count; i += threads) sum += numbers[i];
+  return block_sum<threads>(sum, of_warps);
+}
+
 // The sum of what the threads before this one have, and of what all have. All threads of the block must call it.
 template <typename T>
 __device__ T sum_before(T value, T& total) {

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "../box_codes.h"
+#include "../widen.h"
 #include "four.cuh"
 
 namespace pydet {
@@ -34,7 +35,7 @@ __device__ inline int64_t box_of_thread(int lanes) {
 
 // Their own type where both are of one, else that of the arithmetic.
 inline ScalarType input_dtype(const Tensor& a, const Tensor& b) {
-  return a.scalar_type() == b.scalar_type() ? a.scalar_type() : code_dtype(a, b);
+  return a.scalar_type() == b.scalar_type() ? a.scalar_type() : wide_dtype(a, b);
 }
 
 }  // namespace pydet

@@ -112,65 +112,36 @@ Tensor box_iou_of(const char* op, IouKind kind,
                   const std::string& fmt, double eps, bool aligned) {
   const BoxFormat format = check_box_iou(op, boxes1, boxes2, fmt, aligned);
   const DeviceGuard guard(boxes1.get_device_index());
-  const bool out_double = either_is_double(boxes1, boxes2);
-  const bool in_double = computes_in_double(boxes1) || computes_in_double(boxes2);
-  Tensor out =
-      new_dense(boxes1, pairs_shape(boxes1, boxes2, aligned), out_double ? ScalarType::Double : ScalarType::Float);
+  Tensor out = new_dense(boxes1, pairs_shape(boxes1, boxes2, aligned), wide_dtype(boxes1, boxes2));
   if (out.numel() == 0) return out;
   const cudaStream_t stream = current_stream(boxes1);
-  const ScalarType type = in_double ? ScalarType::Double : ScalarType::Float;
-  const Tensor dense1 = as_contiguous(boxes1, type), dense2 = as_contiguous(boxes2, type);
-  dispatch_kind(kind, [&](auto constant) {
-    constexpr IouKind k = decltype(constant)::value;
-    const auto run = [&](auto compute, auto result) {
-      using T = decltype(compute);
-      using Out = decltype(result);
+  dispatch_iou(boxes1, boxes2, [&](auto compute, auto result) {
+    using T = decltype(compute);
+    using Out = decltype(result);
+    const Tensor dense1 = as_contiguous(boxes1, kDtype<T>), dense2 = as_contiguous(boxes2, kDtype<T>);
+    dispatch_kind(kind, [&](auto constant) {
+      constexpr IouKind k = decltype(constant)::value;
       if (aligned) {
         const PairRules<T> rules{pairwise_rules<T>(k, eps), format, false};
         launch_pairs<k, T, Out>(dense1, dense2, rules, out, stream);
       } else {
         launch_all_pairs<k, T, Out>(dense1, dense2, format, eps, out, stream);
       }
-    };
-    if (out_double) {
-      run(double(), double());
-    } else if (in_double) {
-      run(double(), float());
-    } else {
-      run(float(), float());
-    }
+    });
   });
   return out;
 }
 
-Tensor box_iou_cuda(const Tensor& boxes1, const Tensor& boxes2, Text fmt, bool aligned) {
-  return box_iou_of("box_iou", IouKind::iou, boxes1, boxes2, fmt, 0, aligned);
-}
-
-Tensor generalized_box_iou_cuda(const Tensor& boxes1, const Tensor& boxes2, bool aligned) {
-  return box_iou_of("generalized_box_iou", IouKind::generalized, boxes1, boxes2, "xyxy", 0, aligned);
-}
-
-Tensor distance_box_iou_cuda(const Tensor& boxes1, const Tensor& boxes2, double eps, bool aligned) {
-  return box_iou_of("distance_box_iou", IouKind::distance, boxes1, boxes2, "xyxy", eps, aligned);
-}
-
-Tensor complete_box_iou_cuda(const Tensor& boxes1, const Tensor& boxes2, double eps, bool aligned) {
-  return box_iou_of("complete_box_iou", IouKind::complete, boxes1, boxes2, "xyxy", eps, aligned);
-}
-
-Tensor box_iof_cuda(const Tensor& boxes1, const Tensor& boxes2, Text fmt, bool aligned) {
-  return box_iou_of("box_iof", IouKind::foreground, boxes1, boxes2, fmt, 0, aligned);
-}
+using Operators = IouOperators<box_iou_of>;
 
 }  // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(pydet, CUDA, m) {
-  m.impl("box_iou", TORCH_BOX(&box_iou_cuda));
-  m.impl("generalized_box_iou", TORCH_BOX(&generalized_box_iou_cuda));
-  m.impl("distance_box_iou", TORCH_BOX(&distance_box_iou_cuda));
-  m.impl("complete_box_iou", TORCH_BOX(&complete_box_iou_cuda));
-  m.impl("box_iof", TORCH_BOX(&box_iof_cuda));
+  m.impl("box_iou", TORCH_BOX(&Operators::box_iou));
+  m.impl("generalized_box_iou", TORCH_BOX(&Operators::generalized_box_iou));
+  m.impl("distance_box_iou", TORCH_BOX(&Operators::distance_box_iou));
+  m.impl("complete_box_iou", TORCH_BOX(&Operators::complete_box_iou));
+  m.impl("box_iof", TORCH_BOX(&Operators::box_iof));
 }
 
 }  // namespace pydet

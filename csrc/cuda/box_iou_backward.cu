@@ -128,10 +128,9 @@ std::tuple<Tensor, Tensor> box_iou_backward_cuda(const Tensor& gradient,  // [..
   const IouKind kind = kind_of(kIouOperators, op, "_box_iou_backward");
   const BoxFormat format = check_box_iou_backward(op.c_str(), gradient, boxes1, boxes2, fmt, aligned);
   const DeviceGuard guard(boxes1.get_device_index());
-  const bool in_double = computes_in_double(boxes1) || computes_in_double(boxes2);
+  const bool in_double = computes_in_double(boxes1, boxes2);
   const ScalarType type = in_double ? ScalarType::Double : ScalarType::Float;
-  Tensor out1 = new_dense(boxes1, {boxes1.sizes().begin(), boxes1.sizes().end()}, type);
-  Tensor out2 = new_dense(boxes2, {boxes2.sizes().begin(), boxes2.sizes().end()}, type);
+  Tensor out1 = new_dense(boxes1, shape_vector(boxes1), type), out2 = new_dense(boxes2, shape_vector(boxes2), type);
   if (gradient.numel() == 0) {  // no pairs: boxes there may still be
     torch::stable::zero_(out1);
     torch::stable::zero_(out2);
@@ -151,11 +150,7 @@ std::tuple<Tensor, Tensor> box_iou_backward_cuda(const Tensor& gradient,  // [..
       launch_sums<true, k, T>(dense1, dense2, dense, format, eps, out1, stream);
       launch_sums<false, k, T>(dense2, dense1, dense, format, eps, out2, stream);
     };
-    if (in_double) {
-      run(double());
-    } else {
-      run(float());
-    }
+    in_double ? run(double()) : run(float());
   });
   return {out1, out2};
 }

@@ -28,10 +28,7 @@ __global__ void __launch_bounds__(kPairsOfBlock)
 template <typename T>
 __global__ void __launch_bounds__(kPairsOfBlock)
     total_kernel(const double* sums, int64_t count, double divisor, T* out) {
-  __shared__ double of_warps[kPairsOfBlock / 32];
-  double sum = 0;
-  for (int64_t i = threadIdx.x; i < count; i += kPairsOfBlock) sum += sums[i];
-  sum = block_sum<kPairsOfBlock>(sum, of_warps);
+  const double sum = total_of<kPairsOfBlock>(sums, count);
   if (threadIdx.x == 0) *out = static_cast<T>(sum / divisor);
 }
 
@@ -58,9 +55,8 @@ Tensor box_iou_loss_of(const char* op, IouKind kind,
                        const std::string& reduction, double eps) {
   const Reduction how = check_box_iou_loss(op, boxes1, boxes2, reduction);
   const DeviceGuard guard(boxes1.get_device_index());
-  const ScalarType type = either_is_double(boxes1, boxes2) ? ScalarType::Double : ScalarType::Float;
-  Tensor out =
-      new_dense(boxes1, how == Reduction::none ? pairs_shape(boxes1, boxes2, true) : std::vector<int64_t>(), type);
+  const ScalarType type = wide_dtype(boxes1, boxes2);
+  Tensor out = new_dense(boxes1, losses_shape(boxes1, how), type);
   if (out.numel() == 0) return out;
   const cudaStream_t stream = current_stream(boxes1);
   const Tensor dense1 = as_contiguous(boxes1, type), dense2 = as_contiguous(boxes2, type);
@@ -75,17 +71,7 @@ Tensor box_iou_loss_of(const char* op, IouKind kind,
   return out;
 }
 
-Tensor generalized_box_iou_loss_cuda(const Tensor& boxes1, const Tensor& boxes2, Text reduction, double eps) {
-  return box_iou_loss_of("generalized_box_iou_loss", IouKind::generalized, boxes1, boxes2, reduction, eps);
-}
-
-Tensor distance_box_iou_loss_cuda(const Tensor& boxes1, const Tensor& boxes2, Text reduction, double eps) {
-  return box_iou_loss_of("distance_box_iou_loss", IouKind::distance, boxes1, boxes2, reduction, eps);
-}
-
-Tensor complete_box_iou_loss_cuda(const Tensor& boxes1, const Tensor& boxes2, Text reduction, double eps) {
-  return box_iou_loss_of("complete_box_iou_loss", IouKind::complete, boxes1, boxes2, reduction, eps);
-}
+using Operators = IouLossOperators<box_iou_loss_of>;
 
 template <IouKind kind, typename T>
 void launch_loss_gradients(const Tensor& gradient, const Tensor& boxes1, const Tensor& boxes2, Reduction reduction,
@@ -104,9 +90,8 @@ std::tuple<Tensor, Tensor> box_iou_loss_backward_cuda(const Tensor& gradient,  /
   const IouKind kind = kind_of(kIouLosses, op, "_box_iou_loss_backward");
   const Reduction how = check_box_iou_loss_backward(op.c_str(), gradient, boxes1, boxes2, reduction);
   const DeviceGuard guard(boxes1.get_device_index());
-  const std::vector<int64_t> shape(boxes1.sizes().begin(), boxes1.sizes().end());
-  const ScalarType type = either_is_double(boxes1, boxes2) ? ScalarType::Double : ScalarType::Float;
-  Tensor out1 = new_dense(boxes1, shape, type), out2 = new_dense(boxes2, shape, type);
+  const ScalarType type = wide_dtype(boxes1, boxes2);
+  Tensor out1 = new_dense(boxes1, shape_vector(boxes1), type), out2 = new_dense(boxes2, shape_vector(boxes2), type);
   if (out1.numel() == 0) return {out1, out2};
   const cudaStream_t stream = current_stream(boxes1);
   const Tensor dense1 = as_contiguous(boxes1, type), dense2 = as_contiguous(boxes2, type);
@@ -125,9 +110,9 @@ std::tuple<Tensor, Tensor> box_iou_loss_backward_cuda(const Tensor& gradient,  /
 }  // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(pydet, CUDA, m) {
-  m.impl("generalized_box_iou_loss", TORCH_BOX(&generalized_box_iou_loss_cuda));
-  m.impl("distance_box_iou_loss", TORCH_BOX(&distance_box_iou_loss_cuda));
-  m.impl("complete_box_iou_loss", TORCH_BOX(&complete_box_iou_loss_cuda));
+  m.impl("generalized_box_iou_loss", TORCH_BOX(&Operators::generalized));
+  m.impl("distance_box_iou_loss", TORCH_BOX(&Operators::distance));
+  m.impl("complete_box_iou_loss", TORCH_BOX(&Operators::complete));
   m.impl("_box_iou_loss_backward", TORCH_BOX(&box_iou_loss_backward_cuda));
 }
 

@@ -23,7 +23,7 @@ namespace pydet {
 
 inline cudaStream_t current_stream(const Tensor& t) {
   void* stream = nullptr;
-  aoti_torch_get_current_cuda_stream(t.get_device_index(), &stream);
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(t.get_device_index(), &stream));
   return static_cast<cudaStream_t>(stream);
 }
 

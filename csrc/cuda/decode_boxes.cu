@@ -1,5 +1,4 @@
 #include <tuple>
-#include <type_traits>
 
 #include "box_codes.cuh"
 
@@ -71,14 +70,14 @@ Tensor decode_boxes_cuda(const Tensor& rel_codes,  // [..., N, 4 * K]
                          std::vector<double> weights, double bbox_xform_clip) {
   check_decode_boxes(rel_codes, boxes, weights, bbox_xform_clip);
   const DeviceGuard guard(rel_codes.get_device_index());
-  Tensor decoded = new_dense(rel_codes, shape_vector(rel_codes), code_dtype(rel_codes, boxes));
+  Tensor decoded = new_dense(rel_codes, shape_vector(rel_codes), wide_dtype(rel_codes, boxes));
   if (decoded.numel() == 0) return decoded;
   const ScalarType dtype = input_dtype(rel_codes, boxes);
   const Tensor codes = rows_of_four(rel_codes, dtype), dense = rows_of_four(boxes, dtype);
   const CodeRows rows = code_rows(codes, dense);
   const cudaStream_t stream = current_stream(rel_codes);
   PYDET_DISPATCH_FLOATING(dtype, "decode_boxes", [&] {
-    using T = std::conditional_t<std::is_same_v<scalar_t, double>, double, float>;
+    using T = Wide<scalar_t>;
     launch(decode_boxes_kernel<T, scalar_t>, grid_of(rows), dim3(kCodeThreads), 0, stream,
            codes.const_data_ptr<scalar_t>(), dense.const_data_ptr<scalar_t>(), rows, code_weights<T>(weights),
            static_cast<T>(bbox_xform_clip), decoded.mutable_data_ptr<T>());
@@ -89,10 +88,9 @@ Tensor decode_boxes_cuda(const Tensor& rel_codes,  // [..., N, 4 * K]
 // The gradient of shared boxes comes for each row of rel_codes, still to be summed.
 std::tuple<Tensor, Tensor> decode_boxes_backward_cuda(const Tensor& grad, const Tensor& rel_codes, const Tensor& boxes,
                                                       std::vector<double> weights, double bbox_xform_clip) {
-  check_decode_boxes(rel_codes, boxes, weights, bbox_xform_clip);
-  check_code_gradient("_decode_boxes_backward", grad, rel_codes);
+  check_decode_boxes_backward(grad, rel_codes, boxes, weights, bbox_xform_clip);
   const DeviceGuard guard(rel_codes.get_device_index());
-  const ScalarType out_dtype = code_dtype(rel_codes, boxes), dtype = input_dtype(rel_codes, boxes);
+  const ScalarType out_dtype = wide_dtype(rel_codes, boxes), dtype = input_dtype(rel_codes, boxes);
   std::vector<int64_t> box_shape = shape_vector(rel_codes);
   box_shape.back() = 4;
   Tensor grad_codes = new_dense(grad, shape_vector(grad), out_dtype);
@@ -103,7 +101,7 @@ std::tuple<Tensor, Tensor> decode_boxes_backward_cuda(const Tensor& grad, const 
   const CodeRows rows = code_rows(codes, dense);
   const cudaStream_t stream = current_stream(grad);
   PYDET_DISPATCH_FLOATING(dtype, "_decode_boxes_backward", [&] {
-    using T = std::conditional_t<std::is_same_v<scalar_t, double>, double, float>;
+    using T = Wide<scalar_t>;
     launch(decode_boxes_backward_kernel<T, scalar_t>, grid_of(rows), dim3(kCodeThreads), 0, stream,
            grads.const_data_ptr<T>(), codes.const_data_ptr<scalar_t>(), dense.const_data_ptr<scalar_t>(), rows,
            code_weights<T>(weights), static_cast<T>(bbox_xform_clip), grad_codes.mutable_data_ptr<T>(),

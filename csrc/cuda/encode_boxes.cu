@@ -1,5 +1,4 @@
 #include <tuple>
-#include <type_traits>
 
 #include "box_codes.cuh"
 
@@ -50,14 +49,14 @@ Tensor encode_boxes_cuda(const Tensor& reference_boxes,  // [..., N, 4]
                          std::vector<double> weights) {
   check_encode_boxes(reference_boxes, proposals, weights);
   const DeviceGuard guard(reference_boxes.get_device_index());
-  Tensor codes = new_dense(reference_boxes, shape_vector(reference_boxes), code_dtype(reference_boxes, proposals));
+  Tensor codes = new_dense(reference_boxes, shape_vector(reference_boxes), wide_dtype(reference_boxes, proposals));
   if (codes.numel() == 0) return codes;
   const ScalarType dtype = input_dtype(reference_boxes, proposals);
   const Tensor targets = rows_of_four(reference_boxes, dtype), boxes = rows_of_four(proposals, dtype);
   const CodeRows rows = code_rows(targets, boxes);
   const cudaStream_t stream = current_stream(reference_boxes);
   PYDET_DISPATCH_FLOATING(dtype, "encode_boxes", [&] {
-    using T = std::conditional_t<std::is_same_v<scalar_t, double>, double, float>;
+    using T = Wide<scalar_t>;
     launch(encode_boxes_kernel<T, scalar_t>, grid_of(rows), dim3(kCodeThreads), 0, stream,
            targets.const_data_ptr<scalar_t>(), boxes.const_data_ptr<scalar_t>(), rows, code_weights<T>(weights),
            codes.mutable_data_ptr<T>());
@@ -68,10 +67,9 @@ Tensor encode_boxes_cuda(const Tensor& reference_boxes,  // [..., N, 4]
 // The gradient of shared proposals comes for each row of reference_boxes, still to be summed.
 std::tuple<Tensor, Tensor> encode_boxes_backward_cuda(const Tensor& grad, const Tensor& reference_boxes,
                                                       const Tensor& proposals, std::vector<double> weights) {
-  check_encode_boxes(reference_boxes, proposals, weights);
-  check_code_gradient("_encode_boxes_backward", grad, reference_boxes);
+  check_encode_boxes_backward(grad, reference_boxes, proposals, weights);
   const DeviceGuard guard(reference_boxes.get_device_index());
-  const ScalarType out_dtype = code_dtype(reference_boxes, proposals), dtype = input_dtype(reference_boxes, proposals);
+  const ScalarType out_dtype = wide_dtype(reference_boxes, proposals), dtype = input_dtype(reference_boxes, proposals);
   Tensor grad_targets = new_dense(grad, shape_vector(grad), out_dtype);
   Tensor grad_boxes = new_dense(grad, shape_vector(grad), out_dtype);
   if (grad.numel() == 0) return {grad_targets, grad_boxes};
@@ -80,7 +78,7 @@ std::tuple<Tensor, Tensor> encode_boxes_backward_cuda(const Tensor& grad, const 
   const CodeRows rows = code_rows(targets, boxes);
   const cudaStream_t stream = current_stream(grad);
   PYDET_DISPATCH_FLOATING(dtype, "_encode_boxes_backward", [&] {
-    using T = std::conditional_t<std::is_same_v<scalar_t, double>, double, float>;
+    using T = Wide<scalar_t>;
     launch(encode_boxes_backward_kernel<T, scalar_t>, grid_of(rows), dim3(kCodeThreads), 0, stream,
            grads.const_data_ptr<T>(), targets.const_data_ptr<scalar_t>(), boxes.const_data_ptr<scalar_t>(), rows,
            code_weights<T>(weights), grad_targets.mutable_data_ptr<T>(), grad_boxes.mutable_data_ptr<T>());

@@ -13,10 +13,7 @@ constexpr int kTotalThreads = 1024;  // of the one block that adds up sums, whic
 template <typename T>
 __global__ void __launch_bounds__(kTotalThreads)
     focal_total_kernel(const double* sums, int64_t count, double scale, const double* factor, T* total) {
-  __shared__ double of_warps[kTotalThreads / 32];
-  double sum = 0;
-  for (int64_t i = threadIdx.x; i < count; i += kTotalThreads) sum += sums[i];
-  sum = scale * block_sum<kTotalThreads>(sum, of_warps);
+  const double sum = scale * total_of<kTotalThreads>(sums, count);
   if (threadIdx.x == 0) *total = static_cast<T>(factor != nullptr ? sum * *factor : sum);
 }
 

@@ -3,6 +3,7 @@
 // cache after the first time. Counts are integers: their order does not matter.
 #include "../checks/hard_negative_mining.h"
 #include "../math/hard_negative_mining.h"
+#include "../widen.h"
 #include "block_sum.cuh"
 
 namespace pydet {
@@ -10,13 +11,9 @@ namespace {
 
 constexpr unsigned kThreads = 1024;
 constexpr unsigned kBatch = 4;  // loads of a thread under way: a block alone must hide their latency
-constexpr int kDigit = 11;  // bits: the sign, the exponent and 2 more of a float come first, and spread losses well
-constexpr unsigned kBuckets = 1u << kDigit;
+constexpr unsigned kBuckets = 1u << kMiningDigit;
 static_assert(kBuckets == 2 * kThreads, "a thread looks at two buckets");
 constexpr unsigned kAll = 0xffffffffu;
-
-template <typename T>
-using MiningKey = decltype(mining_key(T(), false));
 
 // The bucket in which the `wanted`-th largest lies, how many of it are wanted, and how many there are.
 struct Bucket {
@@ -67,7 +64,7 @@ __global__ void __launch_bounds__(kThreads)
   Key last = 0, decided = 0;  // the digits so far of the last key taken, and a mask of them
   unsigned wanted = 0, equal = 0;
   for (int shift = static_cast<int>(sizeof(Key)) * 8; shift > 0;) {
-    shift = shift > kDigit ? shift - kDigit : 0;
+    shift = shift > kMiningDigit ? shift - kMiningDigit : 0;
     for (unsigned b = threadIdx.x; b < kBuckets; b += kThreads) counts[b] = 0;
     __syncthreads();
     unsigned positives = 0;
@@ -117,16 +114,15 @@ Tensor hard_negative_mining_cuda(const Tensor& loss,  // [..., A]
                                  double ratio) {
   check_hard_negative_mining(loss, positive, ratio);
   const DeviceGuard guard(loss.get_device_index());
-  Tensor out = new_dense(loss, {loss.sizes().begin(), loss.sizes().end()}, ScalarType::Bool);
+  Tensor out = new_dense(loss, shape_vector(loss), ScalarType::Bool);
   if (out.numel() == 0) return out;
   const int64_t anchors = loss.size(-1), images = out.numel() / anchors;
   PYDET_CHECK(images <= INT32_MAX, "hard_negative_mining: loss must be of fewer images on a GPU, got ", shape_of(loss));
   const Tensor losses = as_contiguous(loss, loss.scalar_type());
   const Tensor flags = as_contiguous(positive, ScalarType::Bool);
   PYDET_DISPATCH_FLOATING(loss.scalar_type(), "hard_negative_mining", [&] {
-    using compute_t = std::conditional_t<std::is_same_v<scalar_t, double>, double, float>;
-    launch(hard_negative_mining_kernel<compute_t, scalar_t>, dim3(static_cast<unsigned>(images)), dim3(kThreads), 0,
-           current_stream(loss), losses.const_data_ptr<scalar_t>(), flags.const_data_ptr<bool>(),
+    launch(hard_negative_mining_kernel<Wide<scalar_t>, scalar_t>, dim3(static_cast<unsigned>(images)), dim3(kThreads),
+           0, current_stream(loss), losses.const_data_ptr<scalar_t>(), flags.const_data_ptr<bool>(),
            static_cast<unsigned>(anchors), ratio, out.mutable_data_ptr<bool>());
   });
   return out;

@@ -214,8 +214,7 @@ int slices_of(int64_t anchor_count, int64_t images, int64_t truths) {
 template <typename T>
 void match_anchors_launch(const Tensor& anchors, const Tensor& gt_boxes, const std::optional<Tensor>& counts,
                           double high, double low, MatchMode mode, Tensor& out, cudaStream_t stream) {
-  const ScalarType type = sizeof(T) == 8 ? ScalarType::Double : ScalarType::Float;
-  const Tensor dense = as_contiguous(anchors, type), truths = as_contiguous(gt_boxes, type);
+  const Tensor dense = as_contiguous(anchors, kDtype<T>), truths = as_contiguous(gt_boxes, kDtype<T>);
   const int64_t total = gt_boxes.size(0), anchor_count = anchors.size(-2);
   const bool restores = mode == MatchMode::retinanet && total > 0, forces = mode == MatchMode::ssd && total > 0;
   Tensor highest =
@@ -254,7 +253,7 @@ Tensor match_anchors_cuda(const Tensor& anchors,         // [A, 4] or [B, A, 4] 
   if (out.numel() == 0) return out;
   const cudaStream_t stream = current_stream(anchors);
   const double low = low_threshold_of(mode, high_threshold, low_threshold);
-  if (anchors.scalar_type() == ScalarType::Double || gt_boxes.scalar_type() == ScalarType::Double) {
+  if (wide_dtype(anchors, gt_boxes) == ScalarType::Double) {
     match_anchors_launch<double>(anchors, gt_boxes, counts, high_threshold, low, mode, out, stream);
   } else {
     match_anchors_launch<float>(anchors, gt_boxes, counts, high_threshold, low, mode, out, stream);

@@ -129,10 +129,9 @@ template <typename T>
 void match_cells_launch(const Tensor& predictions, const Tensor& gt_boxes, const Tensor& counts, CellMode mode,
                         const Grid<T>& grid, const std::optional<Tensor>& priors, const PriorMask& mask,
                         double ignore_threshold, Tensor& matches, Tensor& predictors, cudaStream_t stream) {
-  const ScalarType type = sizeof(T) == 8 ? ScalarType::Double : ScalarType::Float;
-  const Tensor dense = as_contiguous(predictions, type), truths = as_contiguous(gt_boxes, type);
+  const Tensor dense = as_contiguous(predictions, kDtype<T>), truths = as_contiguous(gt_boxes, kDtype<T>);
   std::optional<Tensor> shapes;
-  if (priors) shapes = as_contiguous(*priors, type);
+  if (priors) shapes = as_contiguous(*priors, kDtype<T>);
   const Tensor offsets = prepare_matching<T>(gt_boxes, counts, nullptr, nullptr, stream);
   const int64_t rows = predictions.size(1), images = predictions.size(0), total = gt_boxes.size(0);
   const CellMatching<T> in{dense.const_data_ptr<T>(),
@@ -145,8 +144,10 @@ void match_cells_launch(const Tensor& predictions, const Tensor& gt_boxes, const
                            offsets.const_data_ptr<int64_t>()};
   int64_t* results = matches.mutable_data_ptr<int64_t>();
   const dim3 block(kMatchThreads);
-  launch(ignore_kernel<T>, match_grid<T>(rows, images), block, 0, stream, in, rank_of(static_cast<T>(ignore_threshold)),
-         results);
+  if (images > 0) {
+    launch(ignore_kernel<T>, match_grid<T>(rows, images), block, 0, stream, in,
+           rank_of(static_cast<T>(ignore_threshold)), results);
+  }
   if (total == 0) return;
   launch(assign_kernel<T>, dim3(static_cast<unsigned>((total + kMatchThreads - 1) / kMatchThreads)), block, 0, stream,
          in, mode, shapes ? reinterpret_cast<const Shape<T>*>(shapes->const_data_ptr<T>()) : nullptr,
@@ -178,9 +179,7 @@ std::tuple<Tensor, Tensor> match_cells_cuda(const Tensor& predictions,  // [B, H
                           ignore_threshold.value_or(std::numeric_limits<double>::infinity()), matches, predictors,
                           stream);
   };
-  const bool in_double =
-      predictions.scalar_type() == ScalarType::Double || gt_boxes.scalar_type() == ScalarType::Double;
-  in_double ? run(double()) : run(float());
+  wide_dtype(predictions, gt_boxes) == ScalarType::Double ? run(double()) : run(float());
   return {matches, predictors};
 }
 

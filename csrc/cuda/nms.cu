@@ -78,7 +78,7 @@ Tensor nms_as(const Tensor& boxes, const Tensor& scores, const std::optional<Ten
   const int64_t n = boxes.size(0), blocks = (n + kWriters - 1) / kWriters;
   const bool double_scores = scores.scalar_type() == ScalarType::Double;
   const bool floating_idxs = idxs && is_floating(idxs->scalar_type());
-  const Tensor dense_boxes = as_contiguous(boxes, sizeof(T) == 4 ? ScalarType::Float : ScalarType::Double);
+  const Tensor dense_boxes = as_contiguous(boxes, kDtype<T>);
   const Tensor dense_scores = as_contiguous(scores, double_scores ? ScalarType::Double : ScalarType::Float);
   const Tensor keys = idxs ? as_contiguous(*idxs, floating_idxs ? ScalarType::Double : ScalarType::Long) : dense_boxes;
   const NmsMemory<T> memory(boxes, 1, n, idxs.has_value());

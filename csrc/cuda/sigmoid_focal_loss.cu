@@ -1,7 +1,6 @@
 #include "sigmoid_focal_loss.cuh"
 
 #include <algorithm>
-#include <tuple>
 #include <vector>
 
 namespace pydet {
@@ -22,10 +21,7 @@ __global__ void __launch_bounds__(kFocalThreads)
 
 // One block: 1 / the number of rows, 1 where there is none.
 __global__ void __launch_bounds__(kTotalThreads) row_share_kernel(const double* counts, int64_t blocks, double* share) {
-  __shared__ double of_warps[kTotalThreads / 32];
-  double sum = 0;
-  for (int64_t i = threadIdx.x; i < blocks; i += kTotalThreads) sum += counts[i];
-  sum = block_sum<kTotalThreads>(sum, of_warps);
+  const double sum = total_of<kTotalThreads>(counts, blocks);
   if (threadIdx.x == 0) *share = 1 / (sum > 1 ? sum : 1);
 }
 
@@ -55,22 +51,18 @@ void launch_power(const SigmoidFocalJob<T, In>& job, bool reduced, int64_t block
 }
 
 template <typename T, typename In>
-FocalOutputs sigmoid_focal_as(const Tensor& inputs, const Tensor& targets, double alpha, double gamma,
-                              Reduction reduction, FocalWanted wanted, const Tensor* grad) {
-  const ScalarType compute = focal_dtype(inputs), type = inputs.scalar_type();
+FocalOutputs sigmoid_focal_as(FocalWanted wanted, const Tensor* grad, const Tensor& inputs, const Tensor& targets,
+                              double alpha, double gamma, Reduction reduction) {
+  const ScalarType type = inputs.scalar_type();
   const int64_t numel = inputs.numel();
   const bool classes = is_integral(targets.scalar_type()), reduced = reduction != Reduction::none;
   const bool mean = reduction == Reduction::mean, narrow = targets.scalar_type() == type;
-  FocalOutputs outputs;
-  if (wanted != FocalWanted::gradient) {
-    outputs.loss = new_dense(inputs, reduced ? std::vector<int64_t>{} : shape_vector(inputs), compute);
-  }
-  if (wanted != FocalWanted::loss) outputs.gradient = new_dense(inputs, shape_vector(inputs), type);
+  FocalOutputs outputs = new_focal_outputs(wanted, reduced ? std::vector<int64_t>{} : shape_vector(inputs), inputs);
   if (numel == 0 && (!reduced || wanted == FocalWanted::gradient)) return outputs;
   const cudaStream_t stream = current_stream(inputs);
   const Tensor logits = as_contiguous(inputs, type);
-  const Tensor labels = as_contiguous(targets, classes ? ScalarType::Long : narrow ? type : compute);
-  const Tensor upstream = grad != nullptr ? as_contiguous(*grad, compute) : inputs;
+  const Tensor labels = as_contiguous(targets, classes ? ScalarType::Long : narrow ? type : kDtype<T>);
+  const Tensor upstream = grad != nullptr ? as_contiguous(*grad, kDtype<T>) : inputs;
   constexpr int64_t kValues = kFocalThreads * kSteps * (16 / sizeof(In));
   const int64_t blocks = (numel + kValues - 1) / kValues;
   Tensor sums, share;
@@ -113,47 +105,29 @@ FocalOutputs sigmoid_focal_as(const Tensor& inputs, const Tensor& targets, doubl
   return outputs;
 }
 
-FocalOutputs sigmoid_focal(const Tensor& inputs, const Tensor& targets, double alpha, double gamma,
-                           const std::string& reduction_name, FocalWanted wanted, const Tensor* grad = nullptr) {
-  const Reduction reduction = check_sigmoid_focal_loss(inputs, targets, alpha, gamma, reduction_name);
-  if (grad != nullptr) {
-    check_upstream("sigmoid_focal_loss", *grad,
-                   reduction == Reduction::none ? shape_vector(inputs) : std::vector<int64_t>{});
-  }
+FocalOutputs sigmoid_focal(FocalWanted wanted, const Tensor* grad,
+                           const Tensor& inputs,   // [...] or [..., C]
+                           const Tensor& targets,  // the same, or integers [...]
+                           double alpha, double gamma, Text reduction_name) {
+  const Reduction reduction = check_sigmoid_focal_loss(grad, inputs, targets, alpha, gamma, reduction_name);
   PYDET_CHECK(inputs.dim() == 0 || inputs.size(-1) < int64_t{1} << 31 || is_floating(targets.scalar_type()),
               "sigmoid_focal_loss: inputs must have fewer than 2^31 classes, got ", shape_of(inputs));
   const DeviceGuard guard(inputs.get_device_index());
   FocalOutputs outputs;
   PYDET_DISPATCH_FLOATING(inputs.scalar_type(), "sigmoid_focal_loss", [&] {
-    using compute_t = decltype(widen(scalar_t()));
-    outputs = sigmoid_focal_as<compute_t, scalar_t>(inputs, targets, alpha, gamma, reduction, wanted, grad);
+    outputs = sigmoid_focal_as<Wide<scalar_t>, scalar_t>(wanted, grad, inputs, targets, alpha, gamma, reduction);
   });
   return outputs;
 }
 
-Tensor sigmoid_focal_loss_cuda(const Tensor& inputs,   // [...] or [..., C]
-                               const Tensor& targets,  // the same, or integers [...]
-                               double alpha, double gamma, Text reduction) {
-  return sigmoid_focal(inputs, targets, alpha, gamma, reduction, FocalWanted::loss).loss;
-}
-
-std::tuple<Tensor, Tensor> with_gradient_cuda(const Tensor& inputs, const Tensor& targets, double alpha, double gamma,
-                                              Text reduction) {
-  const FocalOutputs outputs = sigmoid_focal(inputs, targets, alpha, gamma, reduction, FocalWanted::loss_and_gradient);
-  return {outputs.loss, outputs.gradient};
-}
-
-Tensor backward_cuda(const Tensor& grad, const Tensor& inputs, const Tensor& targets, double alpha, double gamma,
-                     Text reduction) {
-  return sigmoid_focal(inputs, targets, alpha, gamma, reduction, FocalWanted::gradient, &grad).gradient;
-}
+using Operators = FocalOperators<sigmoid_focal>;
 
 }  // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(pydet, CUDA, m) {
-  m.impl("sigmoid_focal_loss", TORCH_BOX(&sigmoid_focal_loss_cuda));
-  m.impl("_sigmoid_focal_loss_with_gradient", TORCH_BOX(&with_gradient_cuda));
-  m.impl("_sigmoid_focal_loss_backward", TORCH_BOX(&backward_cuda));
+  m.impl("sigmoid_focal_loss", TORCH_BOX(&Operators::loss));
+  m.impl("_sigmoid_focal_loss_with_gradient", TORCH_BOX(&Operators::with_gradient));
+  m.impl("_sigmoid_focal_loss_backward", TORCH_BOX(&Operators::backward));
 }
 
 }  // namespace pydet

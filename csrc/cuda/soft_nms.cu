@@ -119,14 +119,13 @@ void launch_soft_nms(SoftNmsMethod method, int64_t n, cudaStream_t stream, Args.
 template <typename T>
 std::tuple<Tensor, Tensor> soft_nms_as(const Tensor& boxes, const Tensor& scores, SoftNmsMethod method,
                                        SoftNmsRule<T> rule) {
-  const ScalarType type = sizeof(T) == 4 ? ScalarType::Float : ScalarType::Double;
   const DeviceGuard guard(boxes.get_device_index());
   const int64_t n = boxes.size(0);
-  if (n == 0) return {new_dense(boxes, {0, 5}, type), new_dense(boxes, {0}, ScalarType::Long)};
-  const Tensor dense_boxes = as_contiguous(boxes, type), dense_scores = as_contiguous(scores, type);
-  Tensor left_boxes = new_dense(boxes, {n, 4}, type), left_scores = new_dense(boxes, {n}, type);
+  if (n == 0) return {new_dense(boxes, {0, 5}, kDtype<T>), new_dense(boxes, {0}, ScalarType::Long)};
+  const Tensor dense_boxes = as_contiguous(boxes, kDtype<T>), dense_scores = as_contiguous(scores, kDtype<T>);
+  Tensor left_boxes = new_dense(boxes, {n, 4}, kDtype<T>), left_scores = new_dense(boxes, {n}, kDtype<T>);
   Tensor left_indices = new_dense(boxes, {n}, ScalarType::Int), count = new_dense(boxes, {1}, ScalarType::Long);
-  Tensor dets = new_dense(boxes, {n, 5}, type), inds = new_dense(boxes, {n}, ScalarType::Long);
+  Tensor dets = new_dense(boxes, {n, 5}, kDtype<T>), inds = new_dense(boxes, {n}, ScalarType::Long);
   const SoftColumns<T> left{reinterpret_cast<Box<T>*>(left_boxes.template mutable_data_ptr<T>()),
                             left_scores.template mutable_data_ptr<T>(),
                             reinterpret_cast<unsigned*>(left_indices.mutable_data_ptr<int>())};
@@ -145,7 +144,7 @@ std::tuple<Tensor, Tensor> soft_nms_cuda(const Tensor& boxes,   // [N, 4] xyxy
                                          double iou_threshold, double sigma, double min_score, Text method,
                                          int64_t offset) {
   const SoftNmsMethod kind = check_soft_nms(boxes, scores, iou_threshold, sigma, min_score, method, offset);
-  if (boxes.scalar_type() == ScalarType::Double || scores.scalar_type() == ScalarType::Double) {
+  if (wide_dtype(boxes, scores) == ScalarType::Double) {
     return soft_nms_as<double>(boxes, scores, kind, {iou_threshold, sigma, min_score, static_cast<double>(offset)});
   }
   return soft_nms_as<float>(boxes, scores, kind,

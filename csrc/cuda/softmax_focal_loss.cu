@@ -1,29 +1,23 @@
 #include "softmax_focal_loss.cuh"
 
 #include <algorithm>
-#include <tuple>
+#include <optional>
 #include <vector>
 
 namespace pydet {
 namespace {
 
 template <typename T, typename In>
-FocalOutputs softmax_focal_as(const Tensor& inputs, const Tensor& targets, double gamma, double alpha,
-                              const std::optional<Tensor>& weight, Reduction reduction, FocalWanted wanted,
-                              const Tensor* grad) {
-  const ScalarType compute = focal_dtype(inputs), type = inputs.scalar_type();
+FocalOutputs softmax_focal_as(FocalWanted wanted, const Tensor* grad, const Tensor& inputs, const Tensor& targets,
+                              double gamma, double alpha, const std::optional<Tensor>& weight, Reduction reduction) {
   const int64_t rows = inputs.size(0);
   const bool each = reduction == Reduction::none;
-  FocalOutputs outputs;
-  if (wanted != FocalWanted::gradient) {
-    outputs.loss = new_dense(inputs, each ? std::vector<int64_t>{rows} : std::vector<int64_t>{}, compute);
-  }
-  if (wanted != FocalWanted::loss) outputs.gradient = new_dense(inputs, shape_vector(inputs), type);
+  FocalOutputs outputs = new_focal_outputs(wanted, each ? std::vector<int64_t>{rows} : std::vector<int64_t>{}, inputs);
   if (rows == 0 && (each || wanted == FocalWanted::gradient)) return outputs;
   const cudaStream_t stream = current_stream(inputs);
-  const Tensor logits = as_contiguous(inputs, type), classes = as_contiguous(targets, ScalarType::Long);
-  const Tensor weights = weight ? as_contiguous(*weight, compute) : inputs;
-  const Tensor upstream = grad != nullptr ? as_contiguous(*grad, compute) : inputs;
+  const Tensor logits = as_contiguous(inputs, inputs.scalar_type()), classes = as_contiguous(targets, ScalarType::Long);
+  const Tensor weights = weight ? as_contiguous(*weight, kDtype<T>) : inputs;
+  const Tensor upstream = grad != nullptr ? as_contiguous(*grad, kDtype<T>) : inputs;
   const int64_t blocks = (rows + kRowsOfBlock - 1) / kRowsOfBlock;
   const double share = reduction == Reduction::mean ? 1.0 / static_cast<double>(std::max<int64_t>(rows, 1)) : 1.0;
   Tensor sums;
@@ -56,51 +50,32 @@ FocalOutputs softmax_focal_as(const Tensor& inputs, const Tensor& targets, doubl
   return outputs;
 }
 
-FocalOutputs softmax_focal(const Tensor& inputs, const Tensor& targets, double gamma, double alpha,
-                           const std::optional<Tensor>& weight, const std::string& reduction_name, FocalWanted wanted,
-                           const Tensor* grad = nullptr) {
-  const Reduction reduction = check_softmax_focal_loss(inputs, targets, gamma, alpha, weight, reduction_name);
-  if (grad != nullptr) {
-    check_upstream("softmax_focal_loss", *grad,
-                   reduction == Reduction::none ? std::vector<int64_t>{inputs.size(0)} : std::vector<int64_t>{});
-  }
+FocalOutputs softmax_focal(FocalWanted wanted, const Tensor* grad,
+                           const Tensor& inputs,   // [N, C]
+                           const Tensor& targets,  // [N]
+                           double gamma, double alpha,
+                           std::optional<Tensor> weight,  // [C]
+                           Text reduction_name) {
+  const Reduction reduction = check_softmax_focal_loss(grad, inputs, targets, gamma, alpha, weight, reduction_name);
   PYDET_CHECK(inputs.size(1) < int64_t{1} << 31, "softmax_focal_loss: inputs must have fewer than 2^31 classes, got ",
               shape_of(inputs));
   const DeviceGuard guard(inputs.get_device_index());
   FocalOutputs outputs;
   PYDET_DISPATCH_FLOATING(inputs.scalar_type(), "softmax_focal_loss", [&] {
-    using compute_t = decltype(widen(scalar_t()));
-    outputs = softmax_focal_as<compute_t, scalar_t>(inputs, targets, gamma, alpha, weight, reduction, wanted, grad);
+    outputs =
+        softmax_focal_as<Wide<scalar_t>, scalar_t>(wanted, grad, inputs, targets, gamma, alpha, weight, reduction);
   });
   return outputs;
 }
 
-Tensor softmax_focal_loss_cuda(const Tensor& inputs,   // [N, C]
-                               const Tensor& targets,  // [N]
-                               double gamma, double alpha,
-                               std::optional<Tensor> weight,  // [C]
-                               Text reduction) {
-  return softmax_focal(inputs, targets, gamma, alpha, weight, reduction, FocalWanted::loss).loss;
-}
-
-std::tuple<Tensor, Tensor> with_gradient_cuda(const Tensor& inputs, const Tensor& targets, double gamma, double alpha,
-                                              std::optional<Tensor> weight, Text reduction) {
-  const FocalOutputs outputs =
-      softmax_focal(inputs, targets, gamma, alpha, weight, reduction, FocalWanted::loss_and_gradient);
-  return {outputs.loss, outputs.gradient};
-}
-
-Tensor backward_cuda(const Tensor& grad, const Tensor& inputs, const Tensor& targets, double gamma, double alpha,
-                     std::optional<Tensor> weight, Text reduction) {
-  return softmax_focal(inputs, targets, gamma, alpha, weight, reduction, FocalWanted::gradient, &grad).gradient;
-}
+using Operators = FocalOperators<softmax_focal>;
 
 }  // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(pydet, CUDA, m) {
-  m.impl("softmax_focal_loss", TORCH_BOX(&softmax_focal_loss_cuda));
-  m.impl("_softmax_focal_loss_with_gradient", TORCH_BOX(&with_gradient_cuda));
-  m.impl("_softmax_focal_loss_backward", TORCH_BOX(&backward_cuda));
+  m.impl("softmax_focal_loss", TORCH_BOX(&Operators::loss));
+  m.impl("_softmax_focal_loss_with_gradient", TORCH_BOX(&Operators::with_gradient));
+  m.impl("_softmax_focal_loss_backward", TORCH_BOX(&Operators::backward));
 }
 
 }  // namespace pydet

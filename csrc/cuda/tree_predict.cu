@@ -14,12 +14,12 @@ constexpr unsigned kNone = ~0u;
 template <typename T, typename In>
 struct TreeProbabilities {
   const In* conditional;
-  const T* absolute;  // of the gradient only
+  const T* absolute;  // read by the gradient only
   T* out;
   const int64_t* parents;
   int64_t nodes;
   TreeTiles tiles;
-  Positions<3> p;  // of the three, in this order
+  Positions<3> p;  // of the first three, in this order
 };
 
 // A thread goes up the path of its node: as many loads as the node is deep, of values that its neighbours load as well,
@@ -120,24 +120,31 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
+// Blocks of `threads`, each with `part` nodes.
+template <typename T, typename In>
+void launch_on_tiles(void (*kernel)(TreeProbabilities<T, In>), int threads, int64_t part, const Tensor& conditional,
+                     const Tensor& absolute, const Tensor& parents, Tensor& out) {
+  const Tensor indices = as_contiguous(parents, ScalarType::Long);
+  TreeProbabilities<T, In> s{};
+  s.conditional = conditional.const_data_ptr<In>();
+  s.absolute = absolute.const_data_ptr<T>();
+  s.out = out.mutable_data_ptr<T>();
+  s.parents = indices.const_data_ptr<int64_t>();
+  s.nodes = indices.size(0);
+  s.p = positions_of<3>({&conditional, &absolute, &out});
+  s.tiles = tiles_of("tree_probabilities", s.p, s.nodes, static_cast<int>(part));
+  launch(kernel, dim3(s.tiles.blocks()), dim3(static_cast<unsigned>(threads)), 0, current_stream(out), s);
+}
+
 Tensor tree_probabilities_cuda(const Tensor& conditional,  // [..., N]
                                const Tensor& parents) {    // [N]
   check_tree("tree_probabilities", "conditional", conditional, parents);
   const DeviceGuard guard(conditional.get_device_index());
-  Tensor out = new_alike(conditional, absolute_dtype(conditional));
+  Tensor out = new_alike(conditional, wide_dtype(conditional));
   if (out.numel() == 0) return out;
-  const Tensor indices = as_contiguous(parents, ScalarType::Long);
   PYDET_DISPATCH_FLOATING(conditional.scalar_type(), "tree_probabilities", [&] {
-    using compute_t = std::conditional_t<std::is_same_v<scalar_t, double>, double, float>;
-    TreeProbabilities<compute_t, scalar_t> s{};
-    s.conditional = conditional.const_data_ptr<scalar_t>();
-    s.out = out.mutable_data_ptr<compute_t>();
-    s.parents = indices.const_data_ptr<int64_t>();
-    s.nodes = indices.size(0);
-    s.p = positions_of<3>({&conditional, &out, &out});
-    s.tiles = tiles_of("tree_probabilities", s.p, s.nodes, kPart);
-    launch(tree_probabilities_kernel<compute_t, scalar_t>, dim3(s.tiles.blocks()), dim3(kThreads), 0,
-           current_stream(out), s);
+    launch_on_tiles(tree_probabilities_kernel<Wide<scalar_t>, scalar_t>, kThreads, kPart, conditional, out, parents,
+                    out);
   });
   return out;
 }
@@ -151,19 +158,9 @@ Tensor tree_probabilities_backward_cuda(const Tensor& grad,         // [..., N]
   Tensor out = new_alike(absolute, absolute.scalar_type());
   torch::stable::copy_(out, grad);
   if (out.numel() == 0) return out;
-  const Tensor indices = as_contiguous(parents, ScalarType::Long);
   PYDET_DISPATCH_FLOATING(conditional.scalar_type(), "tree_probabilities", [&] {
-    using compute_t = std::conditional_t<std::is_same_v<scalar_t, double>, double, float>;
-    TreeProbabilities<compute_t, scalar_t> s{};
-    s.conditional = conditional.const_data_ptr<scalar_t>();
-    s.absolute = absolute.const_data_ptr<compute_t>();
-    s.out = out.mutable_data_ptr<compute_t>();
-    s.parents = indices.const_data_ptr<int64_t>();
-    s.nodes = indices.size(0);
-    s.p = positions_of<3>({&conditional, &absolute, &out});
-    s.tiles = tiles_of("tree_probabilities", s.p, s.nodes, static_cast<int>(s.nodes));
-    launch(tree_probabilities_backward_kernel<compute_t, scalar_t>, dim3(s.tiles.blocks()), dim3(kTreeLanes), 0,
-           current_stream(out), s);
+    launch_on_tiles(tree_probabilities_backward_kernel<Wide<scalar_t>, scalar_t>, kTreeLanes, parents.size(0),
+                    conditional, absolute, parents, out);
   });
   return out;
 }
@@ -175,7 +172,7 @@ std::tuple<Tensor, Tensor> tree_predict_cuda(const Tensor& conditional,  // [...
   const DeviceGuard guard(conditional.get_device_index());
   const std::vector<int64_t> shape(conditional.sizes().begin(), conditional.sizes().end() - 1);
   Tensor nodes = new_dense(conditional, shape, ScalarType::Long);
-  Tensor probabilities = new_dense(conditional, shape, absolute_dtype(conditional));
+  Tensor probabilities = new_dense(conditional, shape, wide_dtype(conditional));
   const int64_t positions = nodes.numel(), blocks = (positions + kWarps - 1) / kWarps;
   PYDET_CHECK(blocks <= INT32_MAX, "tree_predict: conditional must have fewer rows on a GPU, got ",
               shape_of(conditional));
@@ -187,11 +184,11 @@ std::tuple<Tensor, Tensor> tree_predict_cuda(const Tensor& conditional,  // [...
   launch(first_children_kernel, dim3(1), dim3(1024), 0, stream, indices.const_data_ptr<int64_t>(), indices.size(0),
          child_data);
   PYDET_DISPATCH_FLOATING(conditional.scalar_type(), "tree_predict", [&] {
-    using compute_t = std::conditional_t<std::is_same_v<scalar_t, double>, double, float>;
-    launch(tree_predict_kernel<compute_t, scalar_t>, dim3(static_cast<unsigned>(blocks)), dim3(kThreads), 0, stream,
+    using T = Wide<scalar_t>;
+    launch(tree_predict_kernel<T, scalar_t>, dim3(static_cast<unsigned>(blocks)), dim3(kThreads), 0, stream,
            conditional.const_data_ptr<scalar_t>(), indices.const_data_ptr<int64_t>(), child_data, indices.size(0),
-           positions_of<1>({&conditional}), static_cast<compute_t>(threshold), rule, nodes.mutable_data_ptr<int64_t>(),
-           probabilities.mutable_data_ptr<compute_t>());
+           positions_of<1>({&conditional}), static_cast<T>(threshold), rule, nodes.mutable_data_ptr<int64_t>(),
+           probabilities.mutable_data_ptr<T>());
   });
   return {nodes, probabilities};
 }

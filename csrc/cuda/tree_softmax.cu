@@ -165,8 +165,8 @@ Tensor tree_softmax_cuda(const Tensor& logits,  // [..., N]
   if (out.numel() == 0) return out;
   const Tensor indices = as_contiguous(parents, ScalarType::Long);
   PYDET_DISPATCH_FLOATING(logits.scalar_type(), "tree_softmax", [&] {
-    using compute_t = std::conditional_t<std::is_same_v<scalar_t, double>, double, float>;
-    tree_softmax_launch<1, compute_t, scalar_t>({&logits, &out}, indices, out);
+    using T = Wide<scalar_t>;
+    tree_softmax_launch<1, T, scalar_t>({&logits, &out}, indices, out);
   });
   return out;
 }
@@ -181,8 +181,8 @@ Tensor tree_softmax_backward_cuda(const Tensor& grad,  // [..., N]
   const Tensor indices = as_contiguous(parents, ScalarType::Long);
   const Tensor gradients = grad.scalar_type() == out.scalar_type() ? grad : torch::stable::to(grad, out.scalar_type());
   PYDET_DISPATCH_FLOATING(out.scalar_type(), "tree_softmax", [&] {
-    using compute_t = std::conditional_t<std::is_same_v<scalar_t, double>, double, float>;
-    tree_softmax_launch<2, compute_t, scalar_t>({&probabilities, &gradients, &out}, indices, out);
+    using T = Wide<scalar_t>;
+    tree_softmax_launch<2, T, scalar_t>({&probabilities, &gradients, &out}, indices, out);
   });
   return out;
 }

@@ -3,6 +3,7 @@
 
 #include "../checks/tree.h"
 #include "../positions.h"
+#include "../widen.h"
 #include "cuda_utils.cuh"
 
 namespace pydet {

@@ -1,10 +1,9 @@
 #include <algorithm>
 #include <tuple>
-#include <type_traits>
 #include <vector>
 
-#include "../checks/yolo_decode.h"
-#include "cuda_utils.cuh"
+#include "../widen.h"
+#include "../yolo_decode.h"
 #include "yolo_scores.cuh"
 
 namespace pydet {
@@ -12,19 +11,6 @@ namespace {
 
 constexpr int kResident = 2;  // blocks of a multiprocessor at least: asked for more, ptxas spills the float64 kernel
 constexpr int kGridRows = 16;  // boxes of YOLO's grid a block
-
-// YOLO's grid: classes of all cells, objectness of all boxes, boxes.
-template <typename T>
-struct YoloGrid {
-  int64_t side, num_boxes, classes, objectness_start, box_start, values;
-  YoloAxis<T> horizontal, vertical;
-  bool roots;
-};
-
-template <typename T>
-struct YoloOutputs {
-  T *boxes, *objectness, *scores;
-};
 
 template <YoloClasses kClasses, typename T, typename In>
 __global__ void __launch_bounds__(kTile* kRows, kResident)
@@ -148,20 +134,6 @@ unsigned class_blocks(int64_t tiles, int64_t classes, YoloClasses kind) {
   return static_cast<unsigned>(std::max<int64_t>(1, std::min(wanted, most)));
 }
 
-// boxes [B, rows, 4], objectness [B, rows], scores [B, rows, C]
-std::tuple<Tensor, Tensor, Tensor> new_outputs(const Tensor& inputs, int64_t rows, int64_t classes) {
-  const int64_t batch = inputs.size(0);
-  const ScalarType dtype = inputs.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
-  return {new_dense(inputs, {batch, rows, 4}, dtype), new_dense(inputs, {batch, rows}, dtype),
-          new_dense(inputs, {batch, rows, classes}, dtype)};
-}
-
-template <typename T>
-YoloOutputs<T> data_of(const std::tuple<Tensor, Tensor, Tensor>& out) {
-  return {std::get<0>(out).mutable_data_ptr<T>(), std::get<1>(out).mutable_data_ptr<T>(),
-          std::get<2>(out).mutable_data_ptr<T>()};
-}
-
 std::tuple<Tensor, Tensor, Tensor> yolo_decode_cuda(const Tensor& inputs,  // [B, A * (5 + C), H, W]
                                                     const Tensor& anchors,  // [A, 2]
                                                     std::vector<int64_t> image_size, Text classes,
@@ -171,14 +143,15 @@ std::tuple<Tensor, Tensor, Tensor> yolo_decode_cuda(const Tensor& inputs,  // [B
   const int64_t batch = inputs.size(0), height = inputs.size(2), width = inputs.size(3), count = anchors.size(0);
   const int64_t num_classes = inputs.size(1) / count - 5;
   const auto out = new_outputs(inputs, height * width * count, num_classes);
-  PYDET_CHECK(height * width < int64_t{1} << 31, "yolo_decode: inputs must have fewer than 2^31 cells, got ",
-              shape_of(inputs));
   const int64_t blocks = batch * count * ((height * width + kTile - 1) / kTile);
+  PYDET_CHECK(height * width <= INT32_MAX && blocks <= INT32_MAX,
+              "yolo_decode: inputs must have fewer than 2^31 cells, and tiles of 32 cells of an anchor, got ",
+              shape_of(inputs));
   if (blocks == 0) return out;
   const Tensor sizes = as_contiguous(anchors, std::get<0>(out).scalar_type());
   const cudaStream_t stream = current_stream(inputs);
   PYDET_DISPATCH_FLOATING(inputs.scalar_type(), "yolo_decode", [&] {
-    using T = std::conditional_t<std::is_same_v<scalar_t, double>, double, float>;
+    using T = Wide<scalar_t>;
     const YoloHead<T> head{height,
                            width,
                            count,
@@ -204,24 +177,16 @@ std::tuple<Tensor, Tensor, Tensor> yolo_grid_decode_cuda(const Tensor& inputs,  
                                                          std::vector<int64_t> image_size, bool roots, Text classes) {
   const YoloClasses kind = check_yolo_grid_decode(inputs, side, num_boxes, image_size, classes);
   const DeviceGuard guard(inputs.get_device_index());
-  const int64_t cells = side * side, num_classes = inputs.size(1) / cells - 5 * num_boxes;
-  const auto out = new_outputs(inputs, cells * num_boxes, num_classes);
+  const int64_t cells = side * side;
+  const auto out = new_outputs(inputs, cells * num_boxes, inputs.size(1) / cells - 5 * num_boxes);
   const int64_t rows = inputs.size(0) * cells * num_boxes;
   PYDET_CHECK(rows < int64_t{1} << 31, "yolo_grid_decode: inputs must have fewer than 2^31 boxes, got ", rows);
   if (rows == 0) return out;
   const Tensor dense = torch::stable::contiguous(inputs);
   const cudaStream_t stream = current_stream(inputs);
   PYDET_DISPATCH_FLOATING(inputs.scalar_type(), "yolo_grid_decode", [&] {
-    using T = std::conditional_t<std::is_same_v<scalar_t, double>, double, float>;
-    const YoloGrid<T> grid{side,
-                           num_boxes,
-                           num_classes,
-                           cells * num_classes,
-                           cells * (num_classes + num_boxes),
-                           inputs.size(1),
-                           yolo_grid_axis<T>(image_size[1], side),
-                           yolo_grid_axis<T>(image_size[0], side),
-                           roots};
+    using T = Wide<scalar_t>;
+    const YoloGrid<T> grid = yolo_grid<T>(side, num_boxes, inputs.size(1), image_size, roots);
     const auto kernel = kind == YoloClasses::linear ? yolo_grid_decode_kernel<YoloClasses::linear, T, scalar_t>
                                                     : yolo_grid_decode_kernel<YoloClasses::softmax, T, scalar_t>;
     launch(kernel, dim3(static_cast<unsigned>((rows + kGridRows - 1) / kGridRows)), dim3(kSoftmaxParts, kGridRows), 0,

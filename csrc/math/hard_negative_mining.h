@@ -14,6 +14,12 @@ PYDET_HD uint64_t mining_key(double loss, bool positive) {
   return positive ? 0 : static_cast<uint64_t>(rank_of(loss)) ^ 0x8000000000000000u;
 }
 
+template <typename T>
+using MiningKey = decltype(mining_key(T(), false));
+
+// Bits that are looked at together: the sign, the exponent and 2 more of a float come first, and spread losses well.
+constexpr int kMiningDigit = 11;
+
 // At most `ratio` negatives for each positive.
 PYDET_HD int64_t negatives_wanted(double ratio, int64_t positives, int64_t anchors) {
   const double wanted = ratio * static_cast<double>(positives);
