@@ -74,6 +74,16 @@ def test_fake_with_its_defaults(case: OpCase) -> None:
         assert (fake.dtype, fake.dim()) == (result.dtype, result.dim())
 
 
+def test_tensors_of_two_devices(case: OpCase) -> None:
+    """One that is only a shape among those that are numbers: not results that nobody has computed."""
+    args = case.inputs(case.sizes[-1])
+    tensors = [i for i, arg in enumerate(args) if isinstance(arg, Tensor)]
+    for i in tensors if len(tensors) > 1 else ():
+        mixed = [arg.to("meta") if k == i else arg for k, arg in enumerate(args)]
+        with pytest.raises(RuntimeError, match=f"{case.name}: .* and .* must be on one device, got .*meta"):
+            case.function(*mixed)
+
+
 def test_compile_fullgraph(case: OpCase) -> None:
     torch._dynamo.reset()
     compiled = torch.compile(case.function, fullgraph=True, backend="aot_eager", dynamic=True)

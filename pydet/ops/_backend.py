@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import threading
 import warnings
 from types import TracebackType
 from typing import Any, Literal
@@ -80,6 +81,7 @@ class _Override:
 
 
 _forced: list[tuple[Backend, _Override]] = []
+_switching = threading.RLock()
 _fallbacks: dict[str, tuple[str, str]] = {}
 """CUDA operators without a compiled kernel: name -> (backend that serves, why)."""
 _slow: dict[str, Any] = {}
@@ -88,6 +90,9 @@ _slow: dict[str, Any] = {}
 
 class set_backend:
     """Forces one implementation for every operator, at once or as a context manager.
+
+    It holds for the whole process. Switch while no other thread calls an operator: PyTorch's dispatcher does not expect
+    that a kernel is exchanged under a call.
 
     Args:
         backend: "auto" (the default choice: compiled where the build has it, else Triton, else the reference),
@@ -105,8 +110,9 @@ class set_backend:
     def __init__(self, backend: Backend) -> None:
         if backend not in ("auto", "compiled", "triton", "reference"):
             raise ValueError(f"set_backend: backend must be auto, compiled, triton or reference, got {backend!r}")
-        self._before = [entry[0] for entry in _forced]
-        _apply(backend)
+        with _switching:
+            self._before = [entry[0] for entry in _forced]
+            _apply(backend)
 
     def __enter__(self) -> set_backend:
         return self
@@ -114,7 +120,8 @@ class set_backend:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        _apply(self._before[-1] if self._before else "auto")
+        with _switching:
+            _apply(self._before[-1] if self._before else "auto")
 
 
 def _apply(backend: Backend) -> None:

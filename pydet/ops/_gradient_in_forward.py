@@ -9,48 +9,68 @@ import torch
 from torch import Tensor
 
 from pydet import reference
+from pydet.ops import _autograd, _gradients
 from pydet.ops._backend import reference_of
 
-_libraries: list[torch.library.Library] = []
 
-
-class _GradientInForward(torch.autograd.Function):
+def _function(name: str) -> Callable[..., Tensor]:
     """loss = op(inputs, ...); backward multiplies the gradient that forward wrote, once.
 
     It is multiplied in place, since no second copy of it fits into the caches: a second backward through a kept graph
     computes it again, from the inputs. So do half precision, where it must not be rounded before it is multiplied (loss
-    scaling of mixed precision), and a backward that is itself differentiated.
+    scaling of mixed precision), a backward that is itself differentiated, and torch.func's transforms, the next of
+    which would find no gradient of what forward wrote.
     """
 
-    @staticmethod
-    def forward(ctx: Any, name: str, inputs: Tensor, targets: Tensor, weight: Tensor | None, *options: Any) -> Tensor:
-        ctx.name, ctx.options, ctx.gradient = name, options, None
+    def forward(ctx: Any, inputs: Tensor, targets: Tensor, weight: Tensor | None, *options: Any) -> Tensor:
+        ctx.options, ctx.gradient = options, None
         ctx.save_for_backward(inputs, targets, weight)
         arguments = _arguments(inputs, targets, weight, options)
-        with torch._C._AutoDispatchBelowAutograd():
-            if inputs.dtype in (torch.float16, torch.bfloat16):
+        with _autograd.below():
+            if inputs.dtype in (torch.float16, torch.bfloat16) or torch._C._are_functorch_transforms_active():
                 return getattr(torch.ops.pydet, name)(*arguments)
             loss, ctx.gradient = getattr(torch.ops.pydet, f"_{name}_with_gradient")(*arguments)
         return loss
 
-    @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        inputs, targets, weight = ctx.saved_tensors
+        inputs, targets, weight = ctx.saved_tensors  # once: torch.utils.checkpoint gives them only once
         none = (None,) * len(ctx.options)
+        arguments = _arguments(inputs, targets, weight, ctx.options)
         gradient, ctx.gradient = ctx.gradient, None
         others: list[Tensor | None] = [None, None]
-        if any(ctx.needs_input_grad[2:4]):  # soft labels or weights: rare, left to PyTorch
-            others = _gradients_by_reference(ctx, grad)
-        if not ctx.needs_input_grad[1]:
-            return None, None, *others, *none
+        if any(ctx.needs_input_grad[1:3]):  # soft labels or weights: rare, left to PyTorch
+            others = of_others(ctx, inputs, (targets, weight), grad)
+        if not ctx.needs_input_grad[0]:
+            return None, *others, *none
         if gradient is None or torch.is_grad_enabled():
-            arguments = _arguments(inputs, targets, weight, ctx.options)
-            gradient = getattr(torch.ops.pydet, f"_{ctx.name}_backward")(grad, *arguments)
-        elif type(gradient) is not Tensor or not _is_one(grad):
-            factor = grad[..., None] if 0 < grad.dim() < gradient.dim() else grad
-            # Traced tensors are multiplied out of place: what was traced may run twice.
-            gradient = gradient.mul_(factor) if type(gradient) is Tensor else gradient * factor
-        return None, gradient, *others, *none
+            return getattr(torch.ops.pydet, f"_{name}_backward")(grad, *arguments), *others, *none
+        factor = grad[..., None] if 0 < grad.dim() < gradient.dim() else grad
+        if type(gradient) is not Tensor or _is_batch(grad):
+            # Out of place: what was traced may run twice, and a batch of gradients does not fit into one.
+            gradient = gradient * factor
+        elif not _is_one(grad):
+            gradient.mul_(factor)
+        return gradient, *others, *none
+
+    def of_others(ctx: Any, inputs: Tensor, others: tuple[Tensor, Tensor | None], grad: Tensor) -> list[Tensor | None]:
+        needed = ctx.needs_input_grad[1:3]
+        leaves = [t for t, n in zip(others, needed, strict=True) if t is not None and n]
+
+        def loss(*wanted: Tensor) -> Tensor:
+            given = iter(wanted)
+            targets = next(given) if needed[0] else others[0]
+            weight = next(given) if needed[1] else others[1]
+            return getattr(reference, name)(*_arguments(inputs, targets, weight, ctx.options))
+
+        found = iter(_gradients.of_reference(loss, leaves, grad))
+        return [next(found) if n else None for n in needed]
+
+    return _autograd.function(name, forward, backward)
+
+
+def _is_batch(grad: Tensor) -> bool:
+    """Whether it is several, of torch.func.vmap or of torch.autograd.grad(is_grads_batched=True)."""
+    return torch._C._functorch.is_batchedtensor(grad) or torch._C._functorch.is_legacy_batchedtensor(grad)
 
 
 def _is_one(grad: Tensor) -> bool:
@@ -68,38 +88,21 @@ _WEIGHT = object()
 """Stands for the weight among the options, so that the tensor itself is saved as one."""
 
 
-def _gradients_by_reference(ctx: Any, grad: Tensor) -> list[Tensor | None]:
-    inputs, targets, weight = ctx.saved_tensors
-    with torch.enable_grad():
-        wanted = [t if needed else None for t, needed in zip((targets, weight), ctx.needs_input_grad[2:4], strict=True)]
-        loss = getattr(reference, ctx.name)(*_arguments(inputs, targets, weight, ctx.options))
-        leaves = [t for t in wanted if t is not None]
-        found = iter(torch.autograd.grad(loss, leaves, grad, create_graph=True))
-    return [next(found) if t is not None else None for t in wanted]
-
-
 def register(name: str, defaults: tuple[Any, ...], weight_at: int | None = None) -> None:
     """Gives `pydet::<name>` its gradient. `defaults` are those of the options behind inputs and targets."""
-    library = torch.library.Library("pydet", "IMPL")
-    _libraries.append(library)  # its registrations live as long as it does
-    operator = getattr(torch.ops.pydet, name).default
+    apply = _function(name)
 
-    def autograd(keyset: Any, inputs: Tensor, targets: Tensor, *options: Any) -> Tensor:
+    def differentiable(inputs: Tensor, targets: Tensor, *options: Any) -> Tensor:
         options = options + defaults[len(options) :]  # the dispatcher leaves out what equals the defaults
-        weight = None if weight_at is None else options[weight_at]
-        wanted = any(t is not None and t.requires_grad for t in (inputs, targets, weight))
-        if not (wanted and torch.is_grad_enabled()):
-            with torch._C._AutoDispatchBelowAutograd():
-                return operator.redispatch(keyset & torch._C._after_autograd_keyset, inputs, targets, *options)
         if (plain := reference_of(name, inputs.device.type)) is not None:
             return plain(inputs, targets, *options)  # PyTorch differentiates it
+        weight = None if weight_at is None else options[weight_at]
         if weight_at is not None:
             options = (*options[:weight_at], _WEIGHT, *options[weight_at + 1 :])
-        return _GradientInForward.apply(name, inputs, targets, weight, *options)
+        return apply(inputs, targets, weight, *options)
 
-    library.impl(name, autograd, "Autograd", with_keyset=True)
-    backward_name = f"pydet::_{name}_backward"
-    torch.library.register_autograd(backward_name, _double_backward(name), setup_context=_save_all)
+    _autograd.register_kernel(name, differentiable)
+    _autograd.register(f"_{name}_backward", _double_backward(name), _save_all)
 
 
 def _save_all(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -112,15 +115,14 @@ def _double_backward(name: str) -> Callable[..., Any]:
     """The gradient of the gradient, by PyTorch from the reference."""
 
     def double_backward(ctx: Any, upstream: Tensor) -> tuple[Any, ...]:
-        values = list(ctx.values)
-        for i, tensor in zip(ctx.places, ctx.saved_tensors, strict=True):
-            values[i] = tensor.detach().requires_grad_(tensor.is_floating_point())
-        grad, inputs = values[:2]
-        with torch.enable_grad():
-            loss = getattr(reference, name)(*values[1:])
-            (gradient,) = torch.autograd.grad(loss, inputs, grad.to(loss.dtype), create_graph=True)
-        leaves = [i for i in ctx.places if ctx.needs_input_grad[i]]
-        found = torch.autograd.grad(gradient, [values[i] for i in leaves], upstream, allow_unused=True)
-        return tuple(found[leaves.index(i)] if i in leaves else None for i in range(len(values)))
+        def backward(*tensors: Tensor) -> Tensor:
+            values = list(ctx.values)
+            for i, tensor in zip(ctx.places, tensors, strict=True):
+                values[i] = tensor
+            grad, inputs, *others = values
+            return _gradients.of_reference(lambda x: getattr(reference, name)(x, *others), [inputs], grad)[0]
+
+        found = dict(zip(ctx.places, _gradients.of_reference(backward, ctx.saved_tensors, upstream), strict=True))
+        return tuple(found[i] if needed else None for i, needed in enumerate(ctx.needs_input_grad))
 
     return double_backward

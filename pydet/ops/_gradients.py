@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from pydet import reference
-from pydet.ops import _backend
+from pydet.ops import _autograd, _backend
 
 _ABSENT = {"fmt": "xyxy", "eps": 0.0, "aligned": False}
 """What a backward operator that serves a family is told of an option that the member has not."""
@@ -42,7 +42,7 @@ def register(name: str, backward: str) -> None:
         needed = zip(grads, tensors, ctx.needs_input_grad, strict=False)
         return *(g.sum_to_size(t.shape).to(t.dtype) if n else None for g, t, n in needed), *(None,) * len(names)
 
-    torch.library.register_autograd(f"pydet::{name}", gradient, setup_context=setup_context)
+    _autograd.register(name, gradient, setup_context)
 
 
 def register_second(backward: str, name: str = "") -> None:
@@ -54,13 +54,13 @@ def register_second(backward: str, name: str = "") -> None:
         ctx.shapes = [gradient.shape for gradient in output]
         ctx.save_for_backward(*inputs[:3])
 
-    def gradient(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+    def gradient(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         op = ctx.options.get("op", name)
         options = {option: ctx.options[option] for option in _argument_names(op)[2:]}
         function = functools.partial(getattr(reference, op), **options)
-        return *_of_gradient(function, ctx.saved_tensors, ctx.shapes, grads), *(None,) * len(names)
+        return *of_gradient(function, ctx.saved_tensors, grads, ctx.shapes), *(None,) * len(names)
 
-    torch.library.register_autograd(f"pydet::{backward}", gradient, setup_context=setup_context)
+    _autograd.register(backward, gradient, setup_context)
 
 
 @functools.cache
@@ -75,33 +75,39 @@ def has_kernel(backward: str, name: str, tensor: Tensor) -> bool:
     return tensor.device.type != "cuda" or torch._C._dispatch_has_kernel_for_dispatch_key(f"pydet::{backward}", "CUDA")
 
 
-def of_reference(function: Callable[..., Tensor], tensors: Sequence[Tensor], grad: Tensor) -> tuple[Tensor, ...]:
-    """Gradients of function(*tensors) with respect to each of the tensors, zero for integer ones."""
-    leaves = [t.detach().requires_grad_(t.is_floating_point()) for t in tensors]
-    with torch.enable_grad():
-        result = function(*leaves)
-    found = iter(torch.autograd.grad(result, [t for t in leaves if t.requires_grad], grad))
-    return tuple(next(found) if t.requires_grad else torch.zeros_like(t) for t in leaves)
+def of_reference(function: Callable[..., Any], tensors: Sequence[Tensor], grad: Any) -> tuple[Tensor, ...]:
+    """Gradients of function(*tensors) with respect to each of the tensors, zero for integer ones; differentiable."""
+    floating = [i for i, t in enumerate(tensors) if t.is_floating_point()]
+
+    def of_floating(*some: Tensor) -> Any:
+        given = dict(zip(floating, some, strict=True))
+        return function(*(given.get(i, t) for i, t in enumerate(tensors)))
+
+    # Not torch.autograd.grad of detached leaves: their gradients have none, and torch.func allows no new leaves.
+    result, pull = torch.func.vjp(of_floating, *(tensors[i] for i in floating))[:2]
+    found = dict(zip(floating, pull(_of_dtype(grad, result)), strict=True))
+    return tuple(found[i] if i in found else torch.zeros_like(t) for i, t in enumerate(tensors))
 
 
-def _of_gradient(
-    function: Callable[..., Tensor],
+def of_gradient(
+    function: Callable[..., Any],
     saved: Sequence[Tensor],
-    shapes: Sequence[torch.Size],
-    grads: Sequence[Tensor | None],
-) -> tuple[Tensor | None, ...]:
-    """The gradient of a backward operator (gradient, tensor, tensor) -> gradients of these shapes."""
-    leaves = [t.detach().requires_grad_(t.is_floating_point()) for t in saved]
-    with torch.enable_grad():
-        tensors = [t.expand(shape) for t, shape in zip(leaves[1:], shapes, strict=True)]
-        wanted = [t for t in tensors if t.requires_grad]
-        result = function(*tensors)
-        derived = torch.autograd.grad(result, wanted, leaves[0].to(result.dtype), create_graph=True)
-        floating = [g for g, t in zip(grads, tensors, strict=True) if t.requires_grad]
-        pairs: list[Any] = [(f, g.to(f.dtype)) for f, g in zip(derived, floating, strict=True) if g is not None]
-    if not pairs:
-        return (None,) * len(leaves)
-    outputs, weights = zip(*pairs, strict=True)
-    inputs = [t for t in leaves if t.requires_grad]
-    found = iter(torch.autograd.grad(outputs, inputs, weights, allow_unused=True))
-    return tuple(next(found) if t.requires_grad else None for t in leaves)
+    grads: Sequence[Tensor],
+    shapes: Sequence[torch.Size] | None = None,
+) -> tuple[Tensor, ...]:
+    """The gradient of a backward operator (gradient, *tensors) -> gradients of function(*tensors), of these shapes
+    where the tensors are of fewer dimensions.
+    """
+
+    def backward(gradient: Tensor, *tensors: Tensor) -> tuple[Tensor, ...]:
+        if shapes is not None:
+            tensors = tuple(t.expand(shape) for t, shape in zip(tensors, shapes, strict=True))
+        return of_reference(function, tensors, gradient)
+
+    return of_reference(backward, saved, tuple(grads))
+
+
+def _of_dtype(grads: Any, results: Any) -> Any:
+    if isinstance(results, Tensor):
+        return grads.to(results.dtype)
+    return tuple(g.to(r.dtype) for g, r in zip(grads, results, strict=True))

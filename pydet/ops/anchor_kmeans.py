@@ -35,7 +35,7 @@ def anchor_kmeans(wh: Tensor, k: int, seed: int = 0, max_iterations: int = 300) 
     Raises:
         RuntimeError: a shape, dtype or value that is none of the above; the message names it, and the row of a box.
     """
-    return torch.ops.pydet.anchor_kmeans(wh, k, seed, max_iterations)
+    return torch.ops.pydet.anchor_kmeans(wh.detach(), k, seed, max_iterations)
 
 
 def anchor_elbow(wh: Tensor, max_k: int, seed: int = 0, max_iterations: int = 300) -> Tensor:

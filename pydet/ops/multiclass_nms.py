@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from pydet import _library  # noqa: F401  (defines torch.ops.pydet)
+from pydet.ops import _autograd
 from pydet.ops._fakes import register_fake
 
 
@@ -119,4 +120,4 @@ def _backward(ctx, grad_boxes: Tensor, grad_scores: Tensor, *_: Tensor):  # type
     return of_boxes, of_scores, None, None, None, None, None, None
 
 
-torch.library.register_autograd("pydet::multiclass_nms", _backward, setup_context=_setup_context)
+_autograd.register("multiclass_nms", _backward, _setup_context)

@@ -35,11 +35,12 @@ def soft_nms(
 
     Returns:
         dets [K, 5], (x1, y1, x2, y2, lowered score) in the order of picking, float64 if an input is, else float32;
-        inds int64 [K], their indices into `boxes`.
+        inds int64 [K], their indices into `boxes`. Neither has a gradient.
 
     Raises:
         RuntimeError: a shape, dtype, device or value that is none of the above; the message names it.
     """
+    boxes, scores = boxes.detach(), scores.detach()
     return torch.ops.pydet.soft_nms(boxes, scores, iou_threshold, sigma, min_score, method, offset)
 
 

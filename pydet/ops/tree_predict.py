@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from pydet import _library, reference  # noqa: F401  (_library defines torch.ops.pydet)
-from pydet.ops import _gradients
+from pydet.ops import _autograd, _gradients
 from pydet.ops._fakes import register_fake
 
 
@@ -112,15 +112,11 @@ def _second_setup_context(ctx, inputs, output) -> None:  # type: ignore[no-untyp
 def _second_backward(ctx, upstream: Tensor):  # type: ignore[no-untyped-def]
     """By the reference. What depends on the absolute probabilities is part of what depends on the conditional ones."""
     grad, conditional, parents = ctx.saved_tensors
-    leaves = [t.detach().requires_grad_() for t in (grad, conditional)]
-    with torch.enable_grad():
-        absolute = reference.tree_probabilities(leaves[1], parents)
-        (gradient,) = torch.autograd.grad(absolute, leaves[1], leaves[0], create_graph=True)
-    of_grad, of_conditional = torch.autograd.grad(gradient, leaves, upstream.to(gradient.dtype), allow_unused=True)
+    of_grad, of_conditional = _gradients.of_gradient(
+        lambda leaf: reference.tree_probabilities(leaf, parents), (grad, conditional), (upstream,)
+    )
     return of_grad, of_conditional, None, None
 
 
-torch.library.register_autograd("pydet::tree_probabilities", _backward, setup_context=_setup_context)
-torch.library.register_autograd(
-    "pydet::_tree_probabilities_backward", _second_backward, setup_context=_second_setup_context
-)
+_autograd.register("tree_probabilities", _backward, _setup_context)
+_autograd.register("_tree_probabilities_backward", _second_backward, _second_setup_context)

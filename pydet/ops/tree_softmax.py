@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from pydet import _library  # noqa: F401  (defines torch.ops.pydet)
-from pydet.ops import _gradients
+from pydet.ops import _autograd, _gradients
 from pydet.ops._fakes import register_fake
 
 
@@ -75,5 +75,5 @@ def _backward_backward(ctx, upstream: Tensor):  # type: ignore[no-untyped-def]
     return probabilities * (upstream - other), upstream * (grad - mean) - other * grad, None
 
 
-torch.library.register_autograd("pydet::tree_softmax", _backward, setup_context=_setup_context)
-torch.library.register_autograd("pydet::_tree_softmax_backward", _backward_backward, setup_context=_save_inputs)
+_autograd.register("tree_softmax", _backward, _setup_context)
+_autograd.register("_tree_softmax_backward", _backward_backward, _save_inputs)

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from pydet import _library, reference  # noqa: F401  (_library defines torch.ops.pydet)
+from pydet.ops import _autograd, _gradients
 from pydet.ops._fakes import register_fake
 
 
@@ -120,16 +121,11 @@ def _register_gradient(name: str, tensors: int) -> None:
         ctx.options = inputs[tensors:]
 
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        inputs, needed = ctx.saved_tensors, ctx.needs_input_grad[:tensors]
-        again = torch.is_grad_enabled()
         definition: Callable[..., Any] = getattr(reference, name)
-        with torch.enable_grad():
-            decoded = definition(*inputs, *ctx.options)
-        wanted = [t for t, n in zip(inputs, needed, strict=True) if n]
-        found = iter(torch.autograd.grad(decoded, wanted, grads, create_graph=again, allow_unused=True))
-        return *(next(found) if n else None for n in needed), *(None for _ in ctx.options)
+        found = _gradients.of_reference(lambda *given: definition(*given, *ctx.options), ctx.saved_tensors, grads)
+        return *found, *(None for _ in ctx.options)
 
-    torch.library.register_autograd(f"pydet::{name}", backward, setup_context=setup_context)
+    _autograd.register(name, backward, setup_context)
 
 
 _register_gradient("yolo_decode", tensors=2)

@@ -10,9 +10,15 @@ from torch import Tensor
 class _Finite(torch.autograd.Function):
     """clamp, except that the gradient passes: that of an infinite logit is that of a very large one."""
 
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
+    def forward(x: Tensor) -> Tensor:
         return x.clamp(-(2.0**64), 2.0**64)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
+        pass
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:
