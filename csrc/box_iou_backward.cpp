@@ -93,7 +93,11 @@ std::tuple<Tensor, Tensor> box_iou_backward_cpu(const Tensor& gradient,  // [...
       fill_gradients<decltype(constant)::value, T>(gradient, boxes1, boxes2, format, eps, out1, out2);
     });
   };
-  in_double ? fill(double()) : fill(float());
+  if (in_double) {
+    fill(double());
+  } else {
+    fill(float());
+  }
   return {out1, out2};
 }
 

@@ -150,7 +150,11 @@ std::tuple<Tensor, Tensor> box_iou_backward_cuda(const Tensor& gradient,  // [..
       launch_sums<true, k, T>(dense1, dense2, dense, format, eps, out1, stream);
       launch_sums<false, k, T>(dense2, dense1, dense, format, eps, out2, stream);
     };
-    in_double ? run(double()) : run(float());
+    if (in_double) {
+      run(double());
+    } else {
+      run(float());
+    }
   });
   return {out1, out2};
 }
