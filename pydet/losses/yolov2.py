@@ -112,7 +112,9 @@ def region_terms(
     pixels = torch.stack([anchors[:, 0] * (image_size[1] / columns), anchors[:, 1] * (image_size[0] / rows)], dim=1)
     grid = Grid(rows, columns, pixels, image_size)
     with torch.no_grad():
-        boxes = predicted_boxes(cells, anchors, image_size, in_cells=True)
+        # The shape of a thin prediction is lost in the corners of its box: where shapes matter these are float64.
+        exact = cells if settings.bias_match else cells.double()
+        boxes = predicted_boxes(exact, anchors, image_size, in_cells=True)
         matches, predictors = ops.match_cells(
             boxes,
             targets.boxes,
