@@ -220,6 +220,16 @@ def test_batched_nms_is_torchvisions(n: int, ties: bool) -> None:
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::torch.jit.TracerWarning")
+def test_forward_mode_stays_torchvisions() -> None:
+    """Ours have none, and a Hessian is made by it."""
+    first, second = (random_boxes(3, generator(seed)).double() for seed in range(2))
+    for transform in (torch.func.jacfwd, torch.func.hessian):
+        derivative = transform(lambda boxes: torchvision.ops.generalized_box_iou(boxes, second).sum())
+        expected = derivative(first)
+        with ops.patch_torchvision():
+            torch.testing.assert_close(derivative(first), expected)
+
+
 def test_scripts_and_traces_torchvisions_operators() -> None:
     """What is exported must run where pydet is not."""
 

@@ -41,7 +41,7 @@ def register_kernel(name: str, differentiable: Callable[..., Any]) -> None:
     def autograd(keyset: Any, *args: Any) -> Any:
         if torch.autograd.forward_ad._current_level >= 0:
             _refuse_forward_mode(name, args)
-        if torch.is_grad_enabled() and any(isinstance(a, Tensor) and a.requires_grad for a in args):
+        if torch.is_grad_enabled() and torch._C._any_requires_grad(*args):
             return differentiable(*args)
         with _below_autograd():
             return operator.redispatch(keyset & torch._C._after_autograd_keyset, *args)

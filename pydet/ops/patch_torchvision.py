@@ -108,6 +108,8 @@ def _alike(first: Tensor, second: Tensor) -> bool:
     """Whether both libraries compute with these in the same precision, and nobody writes down which operator ran."""
     if torch.jit.is_tracing() or torch.onnx.is_in_onnx_export():
         return False  # ONNX knows torchvision's operators
+    if torch.autograd.forward_ad._current_level >= 0:
+        return False  # ours have no derivatives of forward mode (torch.func.jvp, jacfwd, hessian)
     return (
         isinstance(first, Tensor)
         and isinstance(second, Tensor)
@@ -195,9 +197,10 @@ class patch_torchvision:
     are the same torch operations in both libraries, and stay.
 
     Ours run on float32 and float64 of the CPU and CUDA. torchvision's own functions still serve half precision,
-    integers, rotated boxes and other formats than xyxy, broadcast batches, other devices, tracing, scripting and
-    ONNX export; they also raise their own errors. Two differences are left: where gamma < 1 or a logit is infinite
-    the gradient of `sigmoid_focal_loss` is finite, and on CUDA the threshold of `nms` is compared in double.
+    integers, rotated boxes and other formats than xyxy, broadcast batches, other devices, tracing, scripting, ONNX
+    export and forward-mode derivatives; they also raise their own errors. Two differences are left: where gamma < 1 or
+    a logit is infinite the gradient of `sigmoid_focal_loss` is finite, and on CUDA the threshold of `nms` is compared
+    in double.
 
     Names are replaced, so what holds a function itself keeps it: code that said `from torchvision.ops import nms`
     before the patch goes on with torchvision's, and code that said it inside goes on with ours, whose results are

@@ -22,7 +22,7 @@ def tree_probabilities(conditional: Tensor, parents: Tensor) -> Tensor:
 
     Returns:
         [..., N], lying in memory like `conditional`; float64 where that is, else float32 (half precision can't hold the
-        probability of a deep node). Differentiable, once.
+        probability of a deep node). Differentiable, twice.
 
     Raises:
         RuntimeError: a shape, dtype, device or value that is none of the above; the message names it.
