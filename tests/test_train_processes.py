@@ -15,7 +15,7 @@ from training_cases import arguments, small_settings, start
 
 from pydet.losses import Targets, ssd_loss
 from pydet.models.checkpoint import load_checkpoint
-from pydet.models.darknet.layers import BatchNorm
+from pydet.models.darknet.convolutional import BatchNorm
 from pydet.training.batch_norm import SharedBatchNorm, share_batch_norms
 from pydet.training.log import read_table
 

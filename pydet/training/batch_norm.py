@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from pydet.models.darknet.layers import BatchNorm
+from pydet.models.darknet.convolutional import BatchNorm
 
 
 class _Normalise(torch.autograd.Function):

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from pydet.models.darknet.activations import activation_of
 from pydet.models.darknet.base import MAX_WEIGHTS, Before, Layer, Shape
 from pydet.models.darknet.cfg import Section
-from pydet.models.darknet.layers import BatchNorm
+from pydet.models.darknet.convolutional import BatchNorm
 
 
 class Connected(Layer):

@@ -13,8 +13,9 @@ from pydet.losses import Targets
 from pydet.models.darknet.base import MAX_OUTPUTS, MAX_WEIGHTS, Before, Layer, Shape
 from pydet.models.darknet.cfg import CfgError, Section
 from pydet.models.darknet.connected import Connected, Local
+from pydet.models.darknet.convolutional import Convolutional
 from pydet.models.darknet.heads import Grid, Head, Region, Yolo
-from pydet.models.darknet.layers import Convolutional, Crop, Dropout, MaxPool, Reorg, Route, Shortcut, Upsample
+from pydet.models.darknet.layers import Crop, Dropout, MaxPool, Reorg, Route, Shortcut, Upsample
 from pydet.models.darknet.tree import TreeWalk
 from pydet.models.detection import DetectionModel
 from pydet.placement import Placement
