@@ -172,8 +172,8 @@ def test_the_sum_of_the_weights_is_limited() -> None:
 
 
 def test_networks_that_cannot_find_anything() -> None:
-    with pytest.raises(CfgError, match=r"own\.cfg, line 5, layer 0 \[region\]: no layer before it has weights"):
-        build(REGION, channels=8)
+    with pytest.raises(CfgError, match=r"own\.cfg, line 1, \[net\]: no layer of the network has weights"):
+        build(REGION, channels=8).eval()([torch.zeros(8, 8, 8)])
     with pytest.raises(CfgError, match=r"own\.cfg, line 1, \[net\]: no layer of the network finds objects"):
         build(CONVOLUTION).eval()([torch.zeros(3, 8, 8)])
 

@@ -134,7 +134,10 @@ class Darknet(DetectionModel):
         return features or [outputs[len(self.layers) - 1]]
 
     def preprocess(self, images: Sequence[Tensor]) -> tuple[Tensor, Placement]:
-        device = next(self.parameters()).device
+        weight = next(self.parameters(), None)
+        if weight is None:  # a head may stand alone where only its loss is wanted
+            raise self.sections[0].error("no layer of the network has weights")
+        device = weight.device
         fit = stretch if self.stretches else letterbox
         for image in images:
             if image.dim() == 3 and image.shape[0] != self.channels:
@@ -245,8 +248,6 @@ def _build_layers(
         weights += sum(tensor.numel() for tensor in layer.darknet_tensors().values())
         if weights > MAX_WEIGHTS:
             raise section.error(f"up to here the network has {weights:,} weights; the limit is {MAX_WEIGHTS:,}")
-        if isinstance(layer, Head) and not weights:
-            raise section.error("no layer before it has weights")
         layers.append(layer)
         _advance(before, layer)
     return layers
