@@ -11,6 +11,7 @@ from pydet.data.dataset import DataError, Dataset
 from pydet.ops import anchor_elbow, anchor_kmeans
 
 CELL = 32  # pixels: the stride of YOLOv2, whose anchors are in cells
+_STEPS = 1024  # of a pixel of the network's input, to which sizes are rounded
 
 
 @dataclass(frozen=True, eq=False)
@@ -18,7 +19,7 @@ class Anchors:
     """Anchors and how well they fit.
 
     Attributes:
-        sizes: [k, 2] width and height in pixels of the network's input, smallest area first.
+        sizes: [k, 2] width and height in pixels of the network's input, to a thousandth, smallest area first.
         average_iou: Of each object with the anchor that fits it best.
         elbow: The average IoU with 1, 2, ... anchors.
         image_size: (height, width) of the network's input.
@@ -56,8 +57,10 @@ def find_anchors(dataset: Dataset, k: int, image_size: tuple[int, int] = (416, 4
         DataError: There are fewer different boxes than anchors.
     """
     # The letterbox scales both sides of a picture by what makes the tighter one fit
-    scale = (torch.tensor(image_size) / dataset.sizes).amin(1).repeat_interleave(dataset.counts)
+    scale = (torch.tensor(image_size, dtype=torch.float64) / dataset.sizes).amin(1).repeat_interleave(dataset.counts)
     sizes = ((dataset.boxes[:, 2:] - dataset.boxes[:, :2]) * scale[:, None])[~dataset.crowd]
+    # One size in two places differs in the last bits, from which anchors of their own would be made
+    sizes = (sizes * _STEPS).round().clamp(min=1) / _STEPS
     different = len(sizes.unique(dim=0))
     if k > different:
         raise DataError(f"{dataset.name}: {k} anchors need as many boxes of different size, and there are {different}")

@@ -44,7 +44,7 @@ def plot_precision_recall(result: Evaluation, path: Path) -> None:
     lines = []
     for curve, item in zip(result.curves, result.classes, strict=True):
         recall, precision = np.append(curve.recall, 1), np.append(curve.precision, 0)
-        axes.plot(recall[:-1], precision[:-1], label=f"{item.name} {item.voc10:.3f}", **style)
+        axes.plot(recall[:-1], precision[:-1], label=f"{_plain(item.name)} {item.voc10:.3f}", **style)
         best = np.append(np.maximum.accumulate(precision[::-1])[::-1], 0)
         lines.append(best[np.searchsorted(recall[:-1], grid)])
     axes.plot(grid, np.mean(lines, axis=0), color="black", linewidth=2, label=f"mean {result.metrics['VOC10']:.3f}")
@@ -59,7 +59,7 @@ def plot_confusions(result: Evaluation, path: Path) -> None:
     shown = [index for index in range(len(result.confusion)) if _has_any(result, index)]
     counts = result.confusion[shown][:, shown].numpy()
     parts = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    names = [*result.class_names, "nothing"]
+    names = [*map(_plain, result.class_names), "nothing"]
     figure, axes = _figure("is taken for", "is", "Objects with a score above 0.25")
     axes.imshow(parts, cmap="Blues", vmin=0, vmax=1)
     if len(shown) <= _LARGEST_LABELLED:
@@ -79,6 +79,11 @@ def plot_elbow(result: Anchors, path: Path) -> None:
     axes.axvline(len(result.sizes), color="grey", linestyle="--")
     axes.set(ylim=(0, 1), xticks=range(1, len(result.elbow) + 1))
     save_figure(figure, path)
+
+
+def _plain(name: str) -> str:
+    """A class's name as it is: between two dollars matplotlib would read a formula, and refuse what is none."""
+    return name.replace("$", r"\$")
 
 
 def _has_any(result: Evaluation, index: int) -> bool:

@@ -268,6 +268,10 @@ def test_which_files_are_meant(folder: Path) -> None:
         (["detect", "x", "--size", "4x4x4"], "--size: must be a size such as 416"),
         (["detect", "x", "--batch-size", "0"], "--batch-size: must be a whole number above 0, got '0'"),
         (["detect", "x", "--device", "tpu"], "--device: must be cpu, cuda or cuda:N, got 'tpu'"),
+        (
+            ["anchors", "x", "--seed", "9223372036854775808"],
+            "--seed: must be a whole number in 0..2^63 - 1, got '922337",
+        ),
         (["evaluate", "--images", "x"], "one of the arguments DATA --annotations is required"),
         (["teach"], "invalid choice: 'teach'"),
     ],

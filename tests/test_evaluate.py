@@ -6,6 +6,7 @@ import csv
 import json
 import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -246,6 +247,16 @@ def test_report(detector: Detector, tmp_path: Path) -> None:
     for name in ("precision_recall.png", "confusion.png"):
         with Image.open(tmp_path / name) as picture:
             assert np.asarray(picture.convert("L")).std() > 5  # something is drawn
+
+
+def test_names_are_no_formulas(detector: Detector, tmp_path: Path) -> None:
+    """Between two dollars matplotlib reads one, and raises ValueError where it is none."""
+    result = evaluate(detector, annotated(tmp_path))
+    names = tuple(f"${name}\\is$" for name in result.class_names)
+    classes = [replace(item, name=names[0]) for item in result.classes]
+    write_report(replace(result, class_names=names, classes=classes), tmp_path)
+    with (tmp_path / "classes.csv").open() as file:
+        assert next(csv.DictReader(file))["name"] == names[0]
 
 
 def test_without_matplotlib(monkeypatch: pytest.MonkeyPatch) -> None:

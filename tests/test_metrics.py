@@ -264,6 +264,7 @@ def test_confusions_by_hand() -> None:
     assert confusion_matrix(dataset, twice).tolist() == [[0, 0, 0], [0, 1, 1], [1, 0, 0]]
     for excused in (one_picture([True, False], [False, False]), one_picture([False, False], [True, False])):
         assert confusion_matrix(excused, found).tolist() == [[0, 0, 0], [0, 0, 1], [0, 1, 0]]
+        assert confusion_matrix(excused, twice).tolist() == [[0, 0, 0], [0, 0, 1], [0, 0, 0]]
 
 
 def test_rows_of_confusions_are_the_objects() -> None:

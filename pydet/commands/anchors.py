@@ -16,6 +16,7 @@ from pydet.commands.options import (
     image_size,
     positive,
     say,
+    seed,
 )
 from pydet.detect_files import check_output_file
 
@@ -31,7 +32,7 @@ def add(commands: Any) -> None:
     parser.add_argument("data", metavar="DATA", help="data set: file or folder")
     parser.add_argument("--k", type=positive, default=9, metavar="N", help="how many anchors (default: 9)")
     parser.add_argument("--size", type=image_size, metavar="N|HxW", help="network input in pixels (default: 416)")
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the random start (default: 0)")
+    parser.add_argument("--seed", type=seed, default=0, metavar="N", help="of the random start (default: 0)")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="also draw the average IoU by number of anchors")
     add_data_options(parser, "train, where there is one, else all")
 

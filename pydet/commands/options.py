@@ -117,6 +117,14 @@ def positive(text: str) -> int:
     raise argparse.ArgumentTypeError(f"must be a whole number above 0, got {text!r}")
 
 
+def seed(text: str) -> int:
+    """A whole number that fits into 64 bits."""
+    with contextlib.suppress(ValueError):
+        if 0 <= int(text) < 1 << 63:
+            return int(text)
+    raise argparse.ArgumentTypeError(f"must be a whole number in 0..2^63 - 1, got {text!r}")
+
+
 def _device(text: str) -> str:
     if not re.fullmatch(r"cpu|cuda(:\d+)?", text):
         raise argparse.ArgumentTypeError(f"must be cpu, cuda or cuda:N, got {text!r}")

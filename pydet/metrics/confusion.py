@@ -18,7 +18,8 @@ def confusion_matrix(
     """Counts what each object was taken for.
 
     Whatever their classes, objects and detections are paired one to one, those with the largest overlap first.
-    Difficult objects and crowds are not counted, and neither are detections that belong to them.
+    Difficult objects and crowds are not counted, and neither are detections that belong to them: of those that have no
+    object, all that overlap a difficult one, or lie in a crowd, by at least the threshold.
 
     Args:
         dataset: The truth, with the labels of the detections.
@@ -48,7 +49,7 @@ def confusion_matrix(
 
 
 def _pairs(record: Record, boxes: Tensor, iou_threshold: float) -> tuple[list[tuple[int, int]], Tensor]:
-    """Pairs (object, detection), and for each detection whether a crowd excuses it."""
+    """Pairs (object, detection), and for each detection whether a difficult object or a crowd excuses it."""
     overlaps = ops.box_iou(record.boxes, boxes).masked_fill(record.crowd[:, None], 0)
     rows, places = (overlaps >= iou_threshold).nonzero(as_tuple=True)
     order = overlaps[rows, places].argsort(descending=True, stable=True)
@@ -60,4 +61,5 @@ def _pairs(record: Record, boxes: Tensor, iou_threshold: float) -> tuple[list[tu
             rows_taken.add(row)
             places_taken.add(place)
     in_crowd = ops.box_iof(boxes, record.boxes[record.crowd]) >= iou_threshold
-    return pairs, in_crowd.any(1)
+    on_difficult = overlaps[record.difficult] >= iou_threshold
+    return pairs, in_crowd.any(1) | on_difficult.any(0)

@@ -149,7 +149,7 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "amp": _choice(AMP),
     "augmentation": _choice(AUGMENTATIONS),
     "workers": _least(-1),
-    "seed": _least(0),
+    "seed": ((lambda seed: 0 <= seed < 1 << 63), "in 0..2^63 - 1"),
     "checkpoint_every": _least(0),
     "evaluate_every": _least(0),
 }
