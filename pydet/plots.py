@@ -13,7 +13,7 @@ from pydet.files import whole_file
 
 if TYPE_CHECKING:
     from pydet.anchors import Anchors
-    from pydet.evaluate import Evaluation
+    from pydet.evaluation import Evaluation
 
 _LARGEST_LEGEND = 20
 _LARGEST_LABELLED = 30

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 
-from pydet.evaluate import ClassResult, Evaluation
+from pydet.evaluation import ClassResult, Evaluation
 from pydet.files import whole_file
 from pydet.outputs import write_json
 from pydet.plots import plot_confusions, plot_precision_recall

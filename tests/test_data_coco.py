@@ -24,6 +24,16 @@ def test_a_file(folder: Path) -> None:
     assert (data.labels.tolist(), data.areas.tolist(), data.crowd.tolist()) == ([1], [1200], [False])
 
 
+def test_pictures_are_in_the_order_of_their_ids(folder: Path) -> None:
+    """By which pycocotools ranks detections of equal scores."""
+    images = []
+    for number in (10, 9, 2):
+        picture(folder / f"{number}.jpg")
+        images.append({"id": number, "file_name": f"{number}.jpg"})
+    data = load_dataset(write_coco(folder / "x.json", images=images, annotations=[]), images=folder)
+    assert [Path(path).name for path in data.paths] == ["2.jpg", "9.jpg", "10.jpg"]
+
+
 def test_area_and_crowd(folder: Path) -> None:
     entry = coco_annotation(1, 3, [10, 20, 30, 40], area=7.5, iscrowd=1)
     data = load_dataset(write_coco(folder / "x.json", annotations=[entry]))

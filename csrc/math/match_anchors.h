@@ -64,7 +64,7 @@ PYDET_HD int64_t cell_at(T first, T last, GridAxis<T> axis) {
   const T at = T(0.5) * (first + last) * static_cast<T>(axis.cells) / axis.extent;
   if (!(at >= T(0) && at < static_cast<T>(axis.cells))) return -1;
   const int64_t cell = static_cast<int64_t>(static_cast<float>(at));
-  return cell < axis.cells ? cell : axis.cells - 1;
+  return sizeof(T) > sizeof(float) && cell == axis.cells ? cell - 1 : cell;  // rounded up, and out of the grid
 }
 
 template <typename T>

@@ -92,7 +92,7 @@ def _categories(path: Path, entries: list[Any], collector: Collector) -> dict[in
 
 
 def _images(path: Path, entries: list[Any], collector: Collector) -> dict[Any, Entry]:
-    """Image id -> entry."""
+    """Image id -> entry, in the order of the ids, by which pycocotools ranks equal scores."""
     listed: dict[Any, Entry] = {}
     for place, entry in enumerate(entries):
         where = f"images[{place}]"
@@ -104,7 +104,7 @@ def _images(path: Path, entries: list[Any], collector: Collector) -> dict[Any, E
             collector.bad(path, where, f"there is an image with id {entry['id']} already")
         else:
             listed[entry["id"]] = entry
-    return listed
+    return dict(sorted(listed.items(), key=lambda item: (isinstance(item[0], str), item[0])))
 
 
 def _annotation(entry: Any, where: str, names: dict[int, str], objects: dict[Any, list[Annotated]]) -> Annotated | str:

@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 from pydet.data import Dataset
 from pydet.detector import Detector
 from pydet.draw import draw_boxes
-from pydet.evaluate import Evaluation
+from pydet.evaluation import Evaluation
 from pydet.files import whole_file
 from pydet.image import ImageError, read_image
 from pydet.models import DetectionModel

@@ -11,7 +11,7 @@ import torch
 
 from pydet.data import Dataset
 from pydet.detect_files import check_writable
-from pydet.evaluate import Evaluation
+from pydet.evaluation import Evaluation
 from pydet.files import alone_in, whole_file
 from pydet.metrics import coco_tools
 from pydet.models import DetectionModel, load_checkpoint, save_checkpoint

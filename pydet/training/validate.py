@@ -6,7 +6,8 @@ import copy
 
 from pydet.data import Dataset
 from pydet.detector import Detector
-from pydet.evaluate import Evaluation, detect_and_measure
+from pydet.evaluate import detect_and_measure
+from pydet.evaluation import Evaluation
 from pydet.models import DetectionModel
 from pydet.processes import Processes
 
