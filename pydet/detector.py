@@ -167,17 +167,24 @@ class Detector:
         return found
 
     def detect_files(
-        self, paths: Sequence[str], threshold: float = 0.25, iou_threshold: float = 0.45, batch_size: int = 8
+        self,
+        paths: Sequence[str | os.PathLike[str]],
+        threshold: float = 0.25,
+        iou_threshold: float = 0.45,
+        batch_size: int = 8,
     ) -> Iterator[FileResult]:
         """As `detect`, for any number of files: one result each, in order, as soon as it is there.
 
         A file that cannot be read gives its ImageError instead of detections; the others are still done.
 
         Raises:
-            ValueError: A threshold is outside 0..1, or batch_size is below 1; at once, before the first result.
+            TypeError: paths is one path, or one of them is none; at once, before the first result.
+            ValueError: A threshold is outside 0..1, or batch_size is below 1; likewise.
         """
         check_options(threshold, iou_threshold, batch_size)
-        return self._each_file(paths, threshold, iou_threshold, batch_size)
+        if isinstance(paths, (str, bytes, os.PathLike)):  # whose letters would be taken for files
+            raise TypeError(f"detect_files: paths must be a list of paths, got {paths!r}")
+        return self._each_file([os.fspath(path) for path in paths], threshold, iou_threshold, batch_size)
 
     def _each_file(
         self, paths: Sequence[str], threshold: float, iou_threshold: float, batch_size: int

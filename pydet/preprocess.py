@@ -40,8 +40,8 @@ def stretch(
     """
     _check(images)
     batch = new_batch(len(images), 3, (side, side))
-    for image, place in zip(images, batch, strict=True):
-        _resize(image, place, mean, std)
+    for i, image in enumerate(images):  # batch[i], not a loop over batch: torch gives such rows no gradient
+        _resize(image, batch[i], mean, std)
     return batch, _placement([image.shape[-2:] for image in images], [(side, side)] * len(images))
 
 
@@ -63,7 +63,8 @@ def short_side(
     sizes = [_scaled_size(image.shape[-2:], shortest, longest) for image in images]
     height, width = (math.ceil(max(side) / multiple) * multiple for side in zip(*sizes, strict=True))
     batch = new_batch(len(images), 3, (height, width))
-    for image, place, (rows, columns) in zip(images, batch, sizes, strict=True):
+    for i, (image, (rows, columns)) in enumerate(zip(images, sizes, strict=True)):
+        place = batch[i]
         place[:, rows:] = 0
         place[:, :rows, columns:] = 0
         _resize(image, place[:, :rows, :columns], mean, std)

@@ -36,6 +36,11 @@ class WordTree:
     parents: tuple[int, ...]
 
     def __post_init__(self) -> None:
+        if len(self.ids) != len(self.parents):
+            raise TreeError(f"WordTree: ids must be {len(self.parents)}, one for each parent, got {len(self.ids)}")
+        spaced = next((name for name in self.ids if len(name.split()) != 1), None)
+        if spaced is not None:  # `parse` could not read what `text` writes
+            raise TreeError(f"WordTree: an id must be a word without spaces, got {spaced[:40]!r}")
         _check(self.parents, [f"node {i}" for i in range(len(self.parents))], "WordTree")
 
     def __len__(self) -> int:
@@ -81,7 +86,8 @@ class WordTree:
             folder: of WordNet's database, with `data.noun` (Debian's package wordnet-base).
 
         Raises:
-            TreeError: an id that WordNet does not have.
+            TreeError: an id that WordNet does not have; a damaged database.
+            OSError: there is no database in that folder.
         """
         above = _hypernyms(Path(folder))
         wanted = list(dict.fromkeys(synsets))
@@ -169,15 +175,23 @@ def _check(parents: Sequence[int], places: Sequence[str], source: str) -> None:
 
 def _hypernyms(folder: Path) -> dict[str, list[str]]:
     """Of every noun synset those above it, from WordNet's database."""
-    above = {}
-    with (folder / "data.noun").open(encoding="utf-8") as file:
-        for line in file:
+    above: dict[str, list[str]] = {}
+    path = folder / "data.noun"
+    with path.open(encoding="utf-8", errors="replace") as file:
+        for number, line in enumerate(file, start=1):
             if line.startswith(" "):  # the licence
                 continue
             words = line.split()
-            first = 4 + 2 * int(words[3], 16)  # behind the words of the synset: how many pointers there are
-            pointers = [words[first + 1 + 4 * i :][:2] for i in range(int(words[first]))]
-            above[f"n{words[0]}"] = [f"n{offset}" for symbol, offset in pointers if symbol in ("@", "@i")]
+            try:
+                first = 4 + 2 * int(words[3], 16)  # behind the words of the synset: how many pointers there are
+                pointers = [words[first + 1 + 4 * i :][:2] for i in range(int(words[first]))]
+                above[f"n{words[0]}"] = [f"n{offset}" for symbol, offset in pointers if symbol in ("@", "@i")]
+            except (IndexError, ValueError):
+                raise TreeError(f"{path}, line {number}: not a noun synset of WordNet, got {line[:40]!r}") from None
+    for name, parents in above.items():
+        for parent in parents:
+            if parent not in above:
+                raise TreeError(f"{path}: {parent}, which is above {name}, is not there")
     return above
 
 

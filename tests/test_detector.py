@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -178,3 +179,23 @@ def test_files_one_by_one_with_a_bad_one_between(detector: Detector, tmp_path: P
         assert result.detections.draw().size == (768, 576)
         assert result.picture is not None
         assert torch.equal(result.picture, read_image(DOG))
+
+
+def test_paths_of_files(detector: Detector) -> None:
+    (result,) = detector.detect_files([DOG])
+    assert result.path == str(DOG)
+    with pytest.raises(TypeError, match="detect_files: paths must be a list of paths, got '"):
+        detector.detect_files(str(DOG))
+    with pytest.raises(TypeError, match="Tensor"):
+        detector.detect_files([torch.zeros(3, 8, 8)])  # type: ignore[list-item]
+
+
+@pytest.mark.parametrize("size", [416.0, "416", (416,), (416, 416, 3), (416, 416.0)])
+def test_sizes_that_are_none(size: Any) -> None:
+    with pytest.raises(ValueError, match="load: image_size must be a number of pixels or"):
+        pydet.load(image_size=size)
+
+
+def test_names_that_are_none() -> None:
+    with pytest.raises(ValueError, match="load: class_names must be strings, got 0"):
+        pydet.load(class_names=range(80))  # type: ignore[arg-type]

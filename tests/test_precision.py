@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -109,3 +112,44 @@ def test_layouts_are_kept_for_so_many_sizes(monkeypatch: pytest.MonkeyPatch) -> 
         found = weight.convolve(conv, "linear", x)
         torch.testing.assert_close(found, conv(x), rtol=1e-4, atol=1e-5)
     assert made == [[4, 4], [6, 6], [8, 8]]
+
+
+@pytest.mark.skipif(not packed.available(), reason="only on x86 with oneDNN")
+@pytest.mark.parametrize("moment", range(8))
+def test_threads_with_maps_of_different_sizes_share_a_convolution(moment: int) -> None:
+    """Another one throws away the layouts that this one is about to use, before a certain one of its lines."""
+    conv = torch.nn.Conv2d(2, 2, 3, padding=1).requires_grad_(False)
+    weight, small, large = PackedWeight(), torch.randn(1, 2, 4, 4), torch.randn(1, 2, 6, 6)
+    lines, before = 0, sys.gettrace()
+
+    def another(frame: Any, event: str, arg: object) -> Any:
+        nonlocal lines
+        if frame.f_code.co_name != "_laid_out":
+            return None
+        if event == "line":
+            if lines == moment:
+                pool.submit(weight.convolve, conv, "linear", large).result()
+            lines += 1
+        return another
+
+    with ThreadPoolExecutor(1) as pool:
+        sys.settrace(another)
+        try:
+            found = weight.convolve(conv, "linear", small)
+        finally:
+            sys.settrace(before)
+    assert lines > 5
+    torch.testing.assert_close(found, conv(small), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.skipif(not packed.available(), reason="only on x86 with oneDNN")
+@torch.no_grad()
+def test_a_weight_in_the_memory_of_an_earlier_one_is_laid_out_anew() -> None:
+    conv, x = PackedConv2d(torch.nn.Conv2d(8, 8, 3, padding=1), relu=False), torch.randn(1, 8, 4, 4)
+    g = torch.Generator().manual_seed(0)
+    for _ in range(30):
+        for _ in range(2):  # the first one's memory is freed, and may become that of one of the next round
+            new = {"weight": torch.randn(8, 8, 3, 3, generator=g), "bias": torch.zeros(8)}
+            conv.load_state_dict(new, assign=True)
+        expected = torch.nn.functional.conv2d(x, conv.weight, conv.bias, padding=1)
+        torch.testing.assert_close(conv(x), expected, rtol=1e-3, atol=1e-4)

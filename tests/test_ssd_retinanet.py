@@ -253,6 +253,42 @@ def test_a_truncated_checkpoint_and_one_of_another_model(tmp_path: Path) -> None
         models.load("ssd300", weights=tmp_path / "b.pth")
 
 
+def test_names_of_a_training_with_several_gpus(tmp_path: Path) -> None:
+    network, copy = (RetinaNet(NAMES, width=4) for _ in range(2))
+    state = network.state_dict()
+    torch.save({f"module.{name}": tensor.half() for name, tensor in state.items()}, tmp_path / "a.pth")
+    models.load_torchvision(copy, tmp_path / "a.pth")
+    assert all(torch.equal(tensor, state[name].half().float()) for name, tensor in copy.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda t: t.to_sparse(), r"must be dense and of floating point, got torch\.sparse_coo torch\.float32"),
+        (lambda t: t.to("meta"), "must be dense and of floating point, got no numbers"),
+        (lambda t: t.int(), r"must be dense and of floating point, got torch\.strided torch\.int32"),
+        (lambda t: t.to(torch.complex64), r"got torch\.strided torch\.complex64"),
+    ],
+)
+def test_tensors_that_are_no_weights(change: Any, message: str, tmp_path: Path) -> None:
+    network = RetinaNet(NAMES, width=4)
+    state = network.state_dict()
+    last = list(state)[-1]
+    torch.save({name: change(t) if name == last else t * 2 for name, t in state.items()}, tmp_path / "a.pth")
+    before = {name: tensor.clone() for name, tensor in state.items()}
+    with pytest.raises(WeightsError, match=rf"a\.pth: {last} {message}" if message[0] == "m" else message):
+        models.load_torchvision(network, tmp_path / "a.pth")
+    assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
+
+
+def test_a_counter_of_another_shape(tmp_path: Path) -> None:
+    network = RetinaNet(NAMES, width=4, version=2)
+    counter = "backbone.body.bn1.num_batches_tracked"
+    torch.save(network.state_dict() | {counter: torch.zeros(5)}, tmp_path / "a.pth")
+    with pytest.raises(WeightsError, match=rf"{counter} has shape \[5\], the model needs \[\]"):
+        models.load_torchvision(network, tmp_path / "a.pth")
+
+
 def test_mistakes() -> None:
     with pytest.raises(ValueError, match="size must be 300 or 512, got 400"):
         SSD(NAMES, 400)

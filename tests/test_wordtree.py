@@ -120,6 +120,28 @@ def test_a_tree_from_wordnet(tmp_path: Path) -> None:
         WordTree.from_wordnet(["n00000009"], folder)
 
 
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("00000001 05", "line 1: not a noun synset of WordNet, got '00000001 05'"),
+        ("00000001 05 n zz word 0 000 | gloss", "line 1: not a noun synset"),
+        ("00000001 05 n 01 word 0 002 @ 00000001", "line 1: not a noun synset"),
+        ("00000001 05 n 01 word 0 001 @ 00000002 n 0000 | gloss", "n00000002, which is above n00000001, is not there"),
+    ],
+)
+def test_a_damaged_wordnet(line: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "data.noun").write_text(line)
+    with pytest.raises(TreeError, match=rf"data\.noun.*{message}"):
+        WordTree.from_wordnet(["n00000001"], tmp_path)
+
+
+def test_ids_that_could_not_be_read_again() -> None:
+    with pytest.raises(TreeError, match="ids must be 2, one for each parent, got 1"):
+        WordTree(("a",), (-1, 0))
+    with pytest.raises(TreeError, match="an id must be a word without spaces, got 'a b'"):
+        WordTree(("a b",), (-1,))
+
+
 @pytest.mark.skipif(not WORDNET.exists(), reason="needs Debian's package wordnet-base")
 def test_the_persian_cat_in_the_real_wordnet() -> None:
     tree = WordTree.from_wordnet(["n02123394", "n02084071", "n03001627"], WORDNET.parent)

@@ -77,6 +77,10 @@ def load(
     own = cfg is not None or (weights is not None and Path(weights).suffix.lower() != ".weights")
     dtype = dtype_of(precision, device, None if own else model)
     size = (image_size, image_size) if isinstance(image_size, int) else image_size
+    if size is not None and not (
+        isinstance(size, (tuple, list)) and len(size) == 2 and all(isinstance(n, int) for n in size)
+    ):
+        raise ValueError(f"load: image_size must be a number of pixels or (height, width), got {image_size!r}")
     names = _read_names(class_names)
     if cfg is not None and weights is None:
         raise ValueError(f"load: cfg={os.fspath(cfg)!r} needs weights=...: a .weights or .safetensors file")
@@ -163,4 +167,7 @@ def _embedded(model: str) -> Path:
 def _read_names(names: Sequence[str] | str | os.PathLike[str] | None) -> list[str] | None:
     if isinstance(names, (str, os.PathLike)):
         return read_lines(Path(names))
+    wrong = [name for name in names or () if not isinstance(name, str)]
+    if wrong:
+        raise ClassNamesError(f"load: class_names must be strings, got {wrong[0]!r}")
     return None if names is None else list(names)

@@ -106,7 +106,8 @@ def _build(
         return definition.build(names, image_size)
     if not isinstance(options, dict) or not all(isinstance(n, int) and 0 <= n <= MAX_OPTION for n in options.values()):
         raise WeightsError(f"{path}: options must be small numbers by name")
-    assert isinstance(definition, TorchvisionDefinition)
+    if not isinstance(definition, TorchvisionDefinition):
+        raise WeightsError(f"{path}: {definition.name} has no options, got {', '.join(options)}")
     try:
         return definition.build(names, image_size, **options)
     except (TypeError, RuntimeError) as error:

@@ -126,7 +126,7 @@ class DetectionModel(nn.Module):
 
         Raises:
             ValueError: targets that are missing in training mode, not one for each image, or not what `Targets.of`
-                takes; pictures that `preprocess` does not take.
+                takes; pictures that `preprocess` does not take; a fused network in training mode.
             TypeError: targets or pictures of another type.
         """
         if targets is not None and not isinstance(targets, Sequence):
@@ -134,9 +134,17 @@ class DetectionModel(nn.Module):
             raise TypeError(
                 f"{type(self).__name__}: targets must be a list of dictionaries or Targets, got {targets!r}{hint}"
             )
+        wrong = next((image for image in images if not isinstance(image, Tensor)), None)
+        if wrong is not None:
+            raise TypeError(f"{type(self).__name__}: images must be tensors, got {type(wrong).__name__}")
         if self.training:
             if targets is None:
                 raise ValueError(f"{type(self).__name__}: targets must be given in training mode")
+            if self.fused:
+                raise ValueError(
+                    f"{type(self).__name__}: a fused network cannot be trained, its batch normalisation has been "
+                    "folded away; load it with fuse=False"
+                )
             batch, truths = self._batch(images, targets)
             return self.loss(self.forward_heads(batch), truths, seen)
         if not len(images):

@@ -10,7 +10,9 @@ caller does it the ordinary way.
 from __future__ import annotations
 
 import platform
+import weakref
 from functools import cache
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -51,6 +53,29 @@ def computes_in(dtype: torch.dtype) -> bool:
     return supported
 
 
+class Layouts(NamedTuple):
+    """A weight's layouts for some sizes of maps, and what tells that it is still that weight.
+
+    Attributes:
+        storage: the weight's memory; by its address alone, new memory in the place of what was freed would be taken
+            for it.
+        version: how often the weight's numbers have been changed; tensors of inference mode do not count that.
+        of_size: by the height and width of a map.
+    """
+
+    storage: weakref.ref[torch.UntypedStorage] | None
+    version: int
+    of_size: dict[tuple[int, ...], Tensor]
+
+    @classmethod
+    def none_yet(cls, weight: Tensor) -> Layouts:
+        return cls(weakref.ref(weight.untyped_storage()), _version(weight), {})
+
+    def are_of(self, weight: Tensor) -> bool:
+        same = self.storage is not None and self.storage() is weight.untyped_storage()
+        return same and self.version == _version(weight)
+
+
 class PackedWeight:
     """The weight of a convolution in oneDNN's layout; made when it is first used, and again when the weight changes.
 
@@ -63,8 +88,7 @@ class PackedWeight:
 
     def __init__(self, most_sizes: int = 1) -> None:
         self.most_sizes = most_sizes
-        self._state: tuple[object, ...] = ()
-        self._weights: dict[tuple[int, ...], Tensor] = {}
+        self._layouts = Layouts(None, 0, {})
 
     def __deepcopy__(self, memo: dict[int, object]) -> PackedWeight:
         return PackedWeight(self.most_sizes)
@@ -96,14 +120,14 @@ class PackedWeight:
         )
 
     def _laid_out(self, weight: Tensor, x: Tensor, geometry: tuple[object, ...]) -> Tensor:
-        state, size = _state(weight), tuple(x.shape[2:])
-        if state != self._state or (size not in self._weights and len(self._weights) == self.most_sizes):
-            self._weights.clear()
-            self._state = state
-        if size not in self._weights:
+        layouts, size = self._layouts, tuple(x.shape[2:])  # looked up once: another thread may put new ones there
+        full = size not in layouts.of_size and len(layouts.of_size) >= self.most_sizes
+        if full or not layouts.are_of(weight):
+            layouts = self._layouts = Layouts.none_yet(weight)
+        if size not in layouts.of_size:
             reorder = torch.ops.mkldnn._reorder_convolution_weight
-            self._weights[size] = reorder(weight, *geometry, [1, *x.shape[1:]])
-        return self._weights[size]
+            layouts.of_size[size] = reorder(weight, *geometry, [1, *x.shape[1:]])
+        return layouts.of_size[size]
 
 
 class PackedConv2d(nn.Conv2d):
@@ -152,6 +176,5 @@ def pack(network: nn.Module) -> None:
                     setattr(parent, next_name, nn.Identity())
 
 
-def _state(tensor: Tensor) -> tuple[object, ...]:
-    """What changes when a tensor's numbers do; tensors of inference mode do not count their changes."""
-    return tensor.data_ptr(), None if tensor.is_inference() else tensor._version
+def _version(tensor: Tensor) -> int:
+    return 0 if tensor.is_inference() else tensor._version

@@ -16,6 +16,7 @@ from pydet.models.detection import DetectionModel
 
 # The published RetinaNet was saved before torchvision put a module around each convolution.
 _OLD_PYRAMID = re.compile(r"(backbone\.fpn\.(?:inner|layer)_blocks\.\d+)\.(weight|bias)")
+WRAPPER = "module."  # torch's DataParallel and DistributedDataParallel
 _OLD_SUBNET = re.compile(r"(head\.\w+\.conv)\.([0246])\.(weight|bias)")
 
 
@@ -47,7 +48,9 @@ def read_state_dict(path: str | os.PathLike[str]) -> dict[str, Tensor]:
         raise WeightsError(f"{os.fspath(path)}: {_reason(error)}") from None
     if not isinstance(state, dict) or not all(isinstance(t, Tensor) for t in state.values()):
         raise WeightsError(f"{os.fspath(path)}: must be a state dict, names and tensors, as torchvision publishes")
-    return state
+    # A network that was trained with several GPUs may have been saved with what its copies were kept together by.
+    wrapped = all(str(name).startswith(WRAPPER) for name in state)
+    return {str(name).removeprefix(WRAPPER) if wrapped else str(name): tensor for name, tensor in state.items()}
 
 
 def _reason(error: Exception) -> str:
@@ -75,17 +78,21 @@ def _renamed(state: dict[str, Tensor]) -> dict[str, Tensor]:
 def check_tensors(
     path: str | os.PathLike[str], tensors: dict[str, Tensor], wanted: dict[str, Tensor], network: str
 ) -> None:
-    """Raises WeightsError for the first tensor that is missing, left over or of another shape than the network's."""
+    """Raises WeightsError for the first tensor that is missing, left over, of another shape or not of plain numbers."""
     # How many batches a batch normalisation has seen is for training only; frozen ones do not count.
     counter = "num_batches_tracked"
     for name in wanted:
         if name not in tensors and not name.endswith(counter):
             raise WeightsError(f"{os.fspath(path)}: {name} is missing; {network} is for another network")
     for name, tensor in tensors.items():
-        if name.endswith(counter):
-            continue
+        counts = name.endswith(counter)
         if name not in wanted:
+            if counts:
+                continue
             raise WeightsError(f"{os.fspath(path)}: {name} does not belong to the network of {network}")
         if tensor.shape != wanted[name].shape:
             needed = list(wanted[name].shape)
             raise WeightsError(f"{os.fspath(path)}: {name} has shape {list(tensor.shape)}, {network} needs {needed}")
+        if tensor.layout != torch.strided or tensor.is_meta or not (tensor.is_floating_point() or counts):
+            kind = "no numbers" if tensor.is_meta else f"{tensor.layout} {tensor.dtype}"
+            raise WeightsError(f"{os.fspath(path)}: {name} must be dense and of floating point, got {kind}")

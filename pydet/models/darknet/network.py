@@ -143,15 +143,15 @@ class Darknet(DetectionModel):
             if image.dim() == 3 and image.shape[0] != self.channels:
                 raise ValueError(f"Darknet: images must be [{self.channels}, height, width], got {list(image.shape)}")
         batch = self.new_batch(len(images), self.channels, self.image_size)
-        for image, place in zip(images, batch, strict=True):
-            fit(image.to(device), self.image_size, place)
+        for i, image in enumerate(images):  # batch[i], not a loop over batch: torch gives such rows no gradient
+            fit(image.to(device), self.image_size, batch[i])
         sizes = [(image.shape[1], image.shape[2]) for image in images]
         return batch, placement(sizes, self.image_size, self.stretches)
 
     def predict(self, x: Tensor, sizes: Tensor) -> tuple[Tensor, Tensor]:
         if not self.num_classes:
             raise self.sections[0].error("no layer of the network finds objects")
-        boxes, _, scores = self.decode(self.forward_features(x))
+        boxes, _, scores = self.decode(self.forward_features(x), (x.shape[2], x.shape[3]))
         return boxes, scores
 
     def detect_batch(
@@ -159,7 +159,7 @@ class Darknet(DetectionModel):
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         if self.tree is None:
             return super().detect_batch(x, sizes, score_threshold, iou_threshold)
-        decoded = self.decode(self.forward_features(x))
+        decoded = self.decode(self.forward_features(x), (x.shape[2], x.shape[3]))
         return self.walk.select(*decoded, self.tree, score_threshold, iou_threshold, self.max_detections)
 
     @property
@@ -176,14 +176,20 @@ class Darknet(DetectionModel):
                 terms[name] = terms[name] + term if name in terms else term
         return terms
 
-    def decode(self, features: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+    def decode(
+        self, features: Sequence[Tensor], image_size: tuple[int, int] | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """All boxes of raw maps, in Darknet's order: head, cell, anchor.
+
+        Args:
+            image_size: (height, width) in pixels of the input that gave these maps; None for the network's own.
 
         Returns:
             boxes [B, N, 4] xyxy in pixels of the network's input, objectness [B, N], scores [B, N, C]; with a tree
             the logits of its nodes instead of scores.
         """
-        decoded = [head.decode(raw, self.image_size) for head, raw in zip(self.heads, features, strict=True)]
+        size = image_size or self.image_size
+        decoded = [head.decode(raw, size) for head, raw in zip(self.heads, features, strict=True)]
         if len(decoded) == 1:
             return decoded[0]
         boxes, objectness, scores = (torch.cat(parts, dim=1) for parts in zip(*decoded, strict=True))
