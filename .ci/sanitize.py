@@ -37,7 +37,6 @@ ELSEWHERE = (
     "tests/test_build_checks.py",
     "tests/test_triton.py",
     "tests/test_triton_nms.py",
-    "tests/test_planted_faults.py",
     "tests/test_leaks.py",
     "tests/test_cuda_on_cpu.py::test_sanitizers",
     "tests/test_benchmark_results.py::test_extra_memory_is_what_is_neither_input_nor_result",
