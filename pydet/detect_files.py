@@ -138,8 +138,11 @@ def check_writable(folder: Path) -> None:
         raise OSError(f"cannot write in the folder {folder}: {error.strerror or error}") from None
 
 
-def check_output_file(path: Path, inputs: Sequence[str]) -> None:
+def check_output_file(path: Path, inputs: Sequence[str | Path | None]) -> None:
     """As `check_writable` for a file that is written later; it must not be one of those that are read.
+
+    Args:
+        inputs: what is read; None for an option that was not given.
 
     Raises:
         OSError: It cannot be written; the message is a sentence.
@@ -148,7 +151,7 @@ def check_output_file(path: Path, inputs: Sequence[str]) -> None:
         raise OSError(f"cannot write {path}: it is a folder")
     if is_stream(path):
         return
-    if os.path.realpath(path) in {os.path.realpath(name) for name in inputs}:
+    if os.path.realpath(path) in {os.path.realpath(name) for name in inputs if name is not None}:
         raise OSError(f"cannot write {path}: it is one of the inputs")
     check_writable(path.parent)
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from pydet.data.collect import first_of
 from pydet.data.dataset import DataError, Dataset, DataWarning
 from pydet.data.load import load_dataset
 from pydet.detector import Detections, Detector, check_options
@@ -160,9 +161,8 @@ def measure(dataset: Dataset, found: Sequence[Detections], problems: list[str], 
     )
 
 
-def _nothing(dataset: Dataset, problems: list[str], shown: int = 10) -> DataError:
-    more = [f"and {len(problems) - shown} more"] if len(problems) > shown else []
-    reasons = "; ".join([*problems[:shown], *more] or ["no annotated objects"])
+def _nothing(dataset: Dataset, problems: list[str]) -> DataError:
+    reasons = "; ".join(first_of(problems) or ["no annotated objects"])
     return DataError(f"{dataset.name}: nothing to evaluate: {reasons}")
 
 

@@ -28,7 +28,7 @@ def add(commands: Any) -> None:
 def _run(options: argparse.Namespace) -> int:
     from pydet.models.convert import convert
 
-    check_output_file(options.output, [str(file) for file in (options.weights, options.cfg) if file])
+    check_output_file(options.output, [options.weights, options.cfg])
     cfg = str(options.cfg) if options.cfg else options.model
     sources = convert(cfg, str(options.weights), str(options.output), options.names, options.half)
     print(f"{options.output}: {options.output.stat().st_size:,} bytes")

@@ -28,7 +28,7 @@ def add(commands: Any) -> None:
 def _run(options: argparse.Namespace) -> int:
     if options.output.suffix.lower() != ".onnx":  # such as the weights themselves, which were meant to be exported
         raise ValueError(f"export: the output must be an .onnx file, got {str(options.output)!r}")
-    check_output_file(options.output, [str(file) for file in (options.weights, options.cfg) if file])
+    check_output_file(options.output, [options.weights, options.cfg])
     load_model(options).export_onnx(options.output, options.threshold, options.iou_threshold)
     print(f"{options.output}: {options.output.stat().st_size:,} bytes")
     return ALL_DONE

@@ -198,9 +198,10 @@ def read_bytes(path: Path) -> bytes:
 
 def some_of(problems: Sequence[Problem], shown: int = 10) -> str:
     """The first problems, a line each, to stand at the end of a message."""
-    if not problems:
-        return ""
-    lines = [":", *map(str, problems[:shown])]
-    if len(problems) > shown:
-        lines.append(f"and {len(problems) - shown} more")
-    return "\n  ".join(lines)
+    return "\n  ".join([":", *first_of(problems, shown)]) if problems else ""
+
+
+def first_of(problems: Sequence[object], shown: int = 10) -> list[str]:
+    """The first problems as text, and where there are others how many."""
+    more = [f"and {len(problems) - shown} more"] if len(problems) > shown else []
+    return [*map(str, problems[:shown]), *more]

@@ -134,7 +134,8 @@ class DetectionModel(nn.Module):
             raise TypeError(
                 f"{type(self).__name__}: targets must be a list of dictionaries or Targets, got {targets!r}{hint}"
             )
-        wrong = next((image for image in images if not isinstance(image, Tensor)), None)
+        pictures = () if isinstance(images, Tensor) else images  # to go through a batch would cost a view of each row
+        wrong = next((image for image in pictures if not isinstance(image, Tensor)), None)
         if wrong is not None:
             raise TypeError(f"{type(self).__name__}: images must be tensors, got {type(wrong).__name__}")
         if self.training:
