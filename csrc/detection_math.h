@@ -2,6 +2,7 @@
 #pragma once
 
 #include "math/anchor_kmeans.h"
+#include "math/batch_norm.h"
 #include "math/box.h"
 #include "math/box_codes.h"
 #include "math/box_iou.h"

@@ -76,9 +76,8 @@ inline void prefer_huge_pages(void* data, int64_t bytes) {
 }
 
 // Uninitialised, on the device of `like`; the C call itself, since torch::stable::new_empty takes a microsecond.
-inline Tensor new_dense(const Tensor& like, const std::vector<int64_t>& shape, ScalarType type) {
-  std::vector<int64_t> strides(shape.size(), 1);
-  for (size_t d = shape.size(); d-- > 1;) strides[d - 1] = strides[d] * std::max<int64_t>(shape[d], 1);
+inline Tensor new_strided(const Tensor& like, const std::vector<int64_t>& shape, const std::vector<int64_t>& strides,
+                          ScalarType type) {
   int32_t device_type = 0;
   STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(like.get(), &device_type));
   AtenTensorHandle handle = nullptr;
@@ -89,6 +88,22 @@ inline Tensor new_dense(const Tensor& like, const std::vector<int64_t>& shape, S
   Tensor out(handle);
   if (out.is_cpu()) prefer_huge_pages(out.data_ptr(), out.numel() * static_cast<int64_t>(out.element_size()));
   return out;
+}
+
+inline Tensor new_dense(const Tensor& like, const std::vector<int64_t>& shape, ScalarType type) {
+  std::vector<int64_t> strides(shape.size(), 1);
+  for (size_t d = shape.size(); d-- > 1;) strides[d - 1] = strides[d] * std::max<int64_t>(shape[d], 1);
+  return new_strided(like, shape, strides, type);
+}
+
+// Strides of [B, C, H, W] whose channels are adjacent.
+inline std::vector<int64_t> channels_last(int64_t channels, int64_t height, int64_t width) {
+  return {height * width * channels, 1, width * channels, channels};
+}
+
+inline Tensor new_channels_last(const Tensor& like, int64_t batch, int64_t channels, int64_t height, int64_t width) {
+  return new_strided(like, {batch, channels, height, width}, channels_last(channels, height, width),
+                     like.scalar_type());
 }
 
 template <typename... Parts>

@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from pydet.models.backbones.vgg import MaxPool2x2
 from pydet.ops.max_pool_2x2 import max_pool_2x2
+from pydet.reference import max_pool_2x2 as reference
 
 DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16]
 # Even and odd maps, one pixel; channels that fill vectors and that do not.
@@ -53,11 +54,43 @@ def test_a_part_of_a_map() -> None:
     assert_same_bits(torch.ops.pydet._max_pool_2x2(part, 2, (3, 3)), F.max_pool2d(part.contiguous(), 2))
 
 
-def test_gradients_and_compiled_programs_are_torchs() -> None:
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_gradient_is_torchs(shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    """Of equal numbers the first has it, 0 and -0 among them; which of several NaN is not said."""
+    x = maps(shape, dtype).nan_to_num(9).requires_grad_()
+    for size in {(shape[2] // 2, shape[3] // 2), ((shape[2] + 1) // 2, (shape[3] + 1) // 2)}:
+        if 0 in size:
+            continue
+        out = max_pool_2x2(x, 2, size)
+        theirs = reference(x, 2, size)  # torch's, whose `ceil_mode` is one for rows and columns
+        grad = torch.randn_like(out)
+        ours = torch.autograd.grad(out, x, grad)[0]
+        assert torch.equal(ours, torch.autograd.grad(theirs, x, grad)[0])
+        assert ours.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_windows_that_overlap() -> None:
     x = torch.rand(1, 4, 6, 6).contiguous(memory_format=torch.channels_last).requires_grad_()
-    (grad,) = torch.autograd.grad(max_pool_2x2(x, 2, (3, 3)).sum(), x)
-    assert grad.sum() == 36 / 4 * 4
-    program = torch.export.export(MaxPool2x2(), (x.detach(),)).graph_module.code
+    (ours,) = torch.autograd.grad(max_pool_2x2(x, 1, (6, 6)).sum(), x)
+    (theirs,) = torch.autograd.grad(reference(x, 1, (6, 6)).sum(), x)
+    assert torch.equal(ours, theirs)
+
+
+def test_gradients_of_gradients() -> None:
+    x = torch.randperm(2 * 3 * 20, generator=torch.Generator().manual_seed(0)).double().reshape(2, 3, 4, 5)
+    x = x.contiguous(memory_format=torch.channels_last).requires_grad_()
+    assert torch.autograd.gradcheck(lambda x: max_pool_2x2(x, 2, (2, 3)), x)
+    assert torch.autograd.gradgradcheck(lambda x: max_pool_2x2(x, 2, (2, 2)), x)
+    torch.testing.assert_close(
+        torch.func.grad(lambda x: max_pool_2x2(x, 2, (2, 2)).sum())(x.detach()),
+        torch.autograd.grad(max_pool_2x2(x, 2, (2, 2)).sum(), x)[0],
+    )
+
+
+def test_compiled_programs_are_torchs() -> None:
+    x = torch.rand(1, 4, 6, 6).contiguous(memory_format=torch.channels_last)
+    program = torch.export.export(MaxPool2x2(), (x,)).graph_module.code
     assert "pydet" not in program
     assert "max_pool2d" in program
 
@@ -66,6 +99,9 @@ def test_fake_has_the_shape_and_the_strides() -> None:
     for step, size in ((2, (3, 5)), (1, (6, 9)), (2, (1, 1))):
         args = (torch.rand(2, 7, 6, 9).contiguous(memory_format=torch.channels_last), step, size)
         torch.library.opcheck(torch.ops.pydet._max_pool_2x2.default, args)
+    x = torch.rand(2, 7, 6, 9).contiguous(memory_format=torch.channels_last)
+    grad = torch.rand(2, 7, 3, 5).contiguous(memory_format=torch.channels_last)
+    torch.library.opcheck(torch.ops.pydet._max_pool_2x2_backward.default, (grad, x))
 
 
 @pytest.mark.parametrize(
@@ -83,3 +119,18 @@ def test_fake_has_the_shape_and_the_strides() -> None:
 def test_messages(args: tuple[object, ...], message: str) -> None:
     with pytest.raises(RuntimeError, match="_max_pool_2x2: " + message):
         torch.ops.pydet._max_pool_2x2(*args)
+
+
+@pytest.mark.parametrize(
+    ("grad", "message"),
+    [
+        (torch.rand(1, 2, 2), r"x and its gradient must be \[B, C, H, W\], got .* and \[1, 2, 2\]"),
+        (maps((1, 2, 3, 2), torch.float32), "_max_pool_2x2: each window must begin inside of"),
+        (maps((1, 3, 2, 2), torch.float32), r"must be floating and of the shape \[1, 2, 2, 2\]"),
+        (maps((1, 2, 2, 2), torch.float64), "must be of x's dtype Float, got Double"),
+        (torch.rand(1, 2, 2, 2), "the gradient must be channels last and dense"),
+    ],
+)
+def test_messages_of_the_gradient(grad: torch.Tensor, message: str) -> None:
+    with pytest.raises(RuntimeError, match=message):
+        torch.ops.pydet._max_pool_2x2_backward(grad, maps((1, 2, 4, 4), torch.float32))

@@ -22,6 +22,14 @@ inline void check_gradient(const char* op, const Tensor& grad, const std::vector
   check_same_device(op, "the gradient", grad, name, input);
 }
 
+inline void check_channels_last(const char* op, const char* name, const Tensor& t) {  // [B, C, H, W]
+  const std::vector<int64_t> dense = channels_last(t.size(1), t.size(2), t.size(3));
+  for (int64_t d = 0; d < 4; ++d) {
+    PYDET_CHECK(t.numel() == 0 || t.size(d) == 1 || t.stride(d) == dense[static_cast<size_t>(d)], op, ": ", name,
+                " must be channels last and dense, got strides ", list_of(t.strides()), " of ", shape_of(t));
+  }
+}
+
 enum class Reduction : int { none, mean, sum };
 
 inline Reduction check_reduction(const char* op, const std::string& reduction) {

@@ -27,6 +27,19 @@ inline PoolShape check_max_pool_2x2(const Tensor& x, int64_t step, const std::ve
   return {x.size(0), x.size(1), x.size(2), x.size(3), size[0], size[1], step, x.stride(0), x.stride(2), x.stride(3)};
 }
 
+// Of the gradient: x is dense, and the windows 2 apart.
+inline PoolShape check_max_pool_2x2_backward(const Tensor& grad, const Tensor& x) {
+  PYDET_CHECK(grad.dim() == 4 && x.dim() == 4, "_max_pool_2x2_backward: x and its gradient must be [B, C, H, W], got ",
+              shape_of(x), " and ", shape_of(grad));
+  const PoolShape shape = check_max_pool_2x2(x, 2, {grad.size(2), grad.size(3)});
+  check_gradient("_max_pool_2x2_backward", grad, {x.size(0), x.size(1), grad.size(2), grad.size(3)}, "x", x);
+  PYDET_CHECK(grad.scalar_type() == x.scalar_type(), "_max_pool_2x2_backward: the gradient must be of x's dtype ",
+              dtype_of(x), ", got ", dtype_of(grad));
+  check_channels_last("_max_pool_2x2_backward", "x", x);
+  check_channels_last("_max_pool_2x2_backward", "the gradient", grad);
+  return shape;
+}
+
 // Body sees `scalar_t`, what math/max_pool_2x2.h compares.
 #define PYDET_DISPATCH_POOLED(TYPE, ...)             \
   do {                                               \
@@ -45,11 +58,5 @@ inline PoolShape check_max_pool_2x2(const Tensor& x, int64_t step, const std::ve
       __VA_ARGS__();                                 \
     }                                                \
   } while (0)
-
-// Uninitialised, channels last.
-inline Tensor new_channels_last(const Tensor& like, int64_t batch, int64_t channels, int64_t height, int64_t width) {
-  return torch::stable::transpose(
-      torch::stable::transpose(new_dense(like, {batch, height, width, channels}, like.scalar_type()), 2, 3), 1, 2);
-}
 
 }  // namespace pydet

@@ -1,6 +1,7 @@
 """Slow, obvious PyTorch: the ground truth that every kernel is tested against. Any device, any floating dtype."""
 
 from pydet.reference.anchor_kmeans import anchor_kmeans
+from pydet.reference.batch_norm_leaky_relu import batch_norm_leaky_relu
 from pydet.reference.batched_nms import batched_nms
 from pydet.reference.box_iou import (
     box_iof,
@@ -30,6 +31,7 @@ from pydet.reference.yolo_decode import yolo_decode, yolo_grid_decode
 
 __all__ = [
     "anchor_kmeans",
+    "batch_norm_leaky_relu",
     "batched_nms",
     "box_iof",
     "box_iou",

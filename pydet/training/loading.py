@@ -68,7 +68,7 @@ def loader(
         seen,  # type: ignore[arg-type]
         batch_sampler=batches,
         collate_fn=collate,
-        num_workers=workers(settings, group.world),
+        num_workers=workers(settings, group.world, group.device.type == "cpu"),
         worker_init_fn=_ignore_interrupts,
         # Of its own: else it would draw from the generator that dropout draws from, once in every run.
         generator=torch.Generator().manual_seed(settings.seed),
@@ -109,12 +109,15 @@ def label_names(network: DetectionModel) -> list[str]:
     return list(network.class_names) if labels is None else [network.class_names[label] for label in labels]
 
 
-def workers(settings: Settings, world: int) -> int:
+def workers(settings: Settings, world: int, on_cpu: bool) -> int:
     """Processes that read pictures, for each process that trains."""
     if settings.workers >= 0:
         return settings.workers
     processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(max(processors // world - 1, 1), 8)
+    share = processors // world
+    if on_cpu and share <= 2:
+        return 0  # a reader takes one of two processors from the update, and the other has to wait: a tenth slower
+    return min(max(share - 1, 1), 8)
 
 
 def _ignore_interrupts(number: int) -> None:

@@ -24,6 +24,7 @@ from pydet.training.checkpoint import Checkpoint, CheckpointError
 from pydet.training.loading import loader, read_data
 from pydet.training.log import Log
 from pydet.training.loop import Loop, NotFinite, NotFiniteAt, autocast_dtype, deterministic, interruption
+from pydet.training.memory import freed_memory_kept
 from pydet.training.report import report
 from pydet.training.settings import Settings, SettingsError, as_toml
 from pydet.training.start import build, read_source, start_weights, take
@@ -142,7 +143,7 @@ class _Run:
 
     def _go(self) -> Result:
         settings, group = self.settings, self.group
-        with deterministic(group.device):
+        with deterministic(group.device), freed_memory_kept(group.device):
             network = self._network()
             loop = Loop(network, settings, self.updates, group)
             if self.kept is not None:

@@ -13,13 +13,16 @@ from torch.nn import functional as F
 
 from pydet.models.darknet.cfg import Section
 
+SLOPES = {"linear": 1.0, "leaky": 0.1, "relie": 0.01, "relu": 0.0}
+"""Of those that are x above 0 and a multiple of it below."""
+
 
 def _linear(x: Tensor) -> Tensor:
     return x
 
 
 def _leaky(x: Tensor) -> Tensor:
-    return F.leaky_relu_(x, 0.1)
+    return F.leaky_relu_(x, SLOPES["leaky"])
 
 
 def _ramp(x: Tensor) -> Tensor:
@@ -31,7 +34,7 @@ def _selu(x: Tensor) -> Tensor:
 
 
 def _relie(x: Tensor) -> Tensor:
-    return F.leaky_relu_(x, 0.01)
+    return F.leaky_relu_(x, SLOPES["relie"])
 
 
 def _loggy(x: Tensor) -> Tensor:

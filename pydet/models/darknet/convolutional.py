@@ -9,10 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pydet.models.darknet.activations import activation_of
+from pydet.models.darknet.activations import SLOPES, activation_of
 from pydet.models.darknet.base import MAX_WEIGHTS, Before, Layer, Shape
 from pydet.models.darknet.cfg import Section
 from pydet.models.packed import PackedWeight
+from pydet.ops.batch_norm_leaky_relu import batch_norm_leaky_relu
 
 
 class BatchNorm(nn.Module):
@@ -44,11 +45,17 @@ class BatchNorm(nn.Module):
         return scale, self.bias.double() - self.running_mean.double() * scale
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.formula == "cpu" and not self.training:
+        if self.training:
+            return self.with_leaky_relu(x, 1)
+        if self.formula == "cpu":
             scale, shift = (t.to(x.dtype)[:, None, None] for t in self.scale_and_shift())
             return torch.addcmul(shift, x, scale)
-        statistics = self.running_mean, self.running_var
-        return F.batch_norm(x, *statistics, self.weight, self.bias, self.training, self.momentum, eps=1e-5)
+        return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=1e-5)
+
+    def with_leaky_relu(self, x: Tensor, slope: float) -> Tensor:
+        """In training, with what multiplies the result by `slope` where it is below 0."""
+        running = self.running_mean, self.running_var
+        return batch_norm_leaky_relu(x, running, self.weight, self.bias, self.momentum, 1e-5, slope)
 
 
 class Convolutional(Layer):
@@ -96,9 +103,11 @@ class Convolutional(Layer):
             if result is not None:
                 return result
         x = self.conv(x)
-        if self.norm is not None:
-            x = self.norm(x)
-        return self.activate(x)
+        if self.norm is None:
+            return self.activate(x)
+        if self.training and self.activation in SLOPES and isinstance(self.norm, BatchNorm):
+            return self.norm.with_leaky_relu(x, SLOPES[self.activation])
+        return self.activate(self.norm(x))
 
     @torch.no_grad()
     def fold(self) -> None:
