@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from pydet.models.anchors import default_boxes, grid_anchors, retinanet_sides
+from pydet.models.anchors import cell_anchors, default_boxes, grid_anchors, retinanet_sides
 from pydet.models.ssd import LAYOUTS, SSD
 
 
@@ -52,7 +52,7 @@ def test_retinanet_anchors() -> None:
 
 
 def test_grid_anchors_stand_at_the_corners_of_the_cells() -> None:
-    anchors = grid_anchors([(8, 4), (16, 16)], (2, 3), (10, 20))
+    anchors = grid_anchors(cell_anchors([(8, 4), (16, 16)]), (2, 3), (10, 20))
     assert anchors[:2].tolist() == [[-4, -2, 4, 2], [-8, -8, 8, 8]]
     centres = ((anchors[:, :2] + anchors[:, 2:]) / 2)[::2]
     assert centres.tolist() == [[x, y] for y in (0, 10) for x in (0, 20, 40)]

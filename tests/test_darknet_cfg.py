@@ -39,6 +39,17 @@ def test_an_indented_comment_is_none_but_a_remark_after_a_number_is_ignored() ->
     assert net.integers("mask") == [1, 2]
 
 
+def test_integers_with_a_point_or_an_exponent() -> None:
+    """C's atoi takes 4e2 for 4; nobody who wrote it means that. 416.0 is 416 for both."""
+    (net,) = parse_cfg("[net]\nwidth=416.0\nheight=4e2\nchannels=3.5\nbatch=64.;half\nclasses=80each")
+    assert [net.integer(key) for key in ("width", "batch", "classes")] == [416, 64, 80]
+    for key in ("height", "channels"):
+        with pytest.raises(
+            CfgError, match=rf"{key} must start with an integer of at most 18 digits, got '{net.text(key)}'"
+        ):
+            net.integer(key)
+
+
 @pytest.mark.parametrize(
     ("alias", "name"),
     [("network", "net"), ("conv", "convolutional"), ("conn", "connected"), ("max", "maxpool"), ("soft", "softmax")],

@@ -166,11 +166,38 @@ def test_random_rates_depend_on_seed_and_update_only() -> None:
         ({"policy": "steps", "steps": "1"}, "the key 'scales' is missing"),
         ({"policy": "poly"}, "max_batches must be at least 1 for policy 'poly', got 0"),
         ({"policy": "step", "step": 0}, "step must be at least 1, got 0"),
+        ({"policy": "steps", "steps": "4e5,5", "scales": ".1,.1"}, "steps must start with an integer .*, got '4e5'"),
+        ({"policy": "steps", "steps": "0.8,0.9", "scales": ".1,.1"}, "steps must start with an integer .*, got '0.8'"),
+        ({"policy": "steps", "steps": "2,5", "scales": "-.1,.1"}, "scales must not be negative, got -0.1, 0.1"),
+        ({"policy": "steps", "steps": "2,5", "scales": ".1,1e999"}, "scales must be a number below .*, got 1e999"),
+        ({"policy": "step", "scale": "-2"}, "scale must not be negative, got -2"),
+        ({"learning_rate": "-1"}, "learning_rate must not be negative, got -1"),
     ],
 )
 def test_policies_that_cannot_be(options: dict[str, object], message: str) -> None:
     with pytest.raises(CfgError, match=message):
         rates(options, [1])
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"policy": "exp", "gamma": 1.5},
+        {"policy": "step", "step": 1, "scale": 2},
+        {"policy": "poly", "max_batches": 2000, "power": -1},
+    ],
+)
+def test_a_rate_beyond_all_numbers_is_refused(options: dict[str, object]) -> None:
+    assert math.isfinite(rates(options, [1])[0])
+    with pytest.raises(
+        ValueError, match=f"Policy: '{options['policy']}' gives no finite learning rate for update 2000"
+    ):
+        rates(options, [2000])
+
+
+def test_steps_that_do_not_ascend_are_as_in_darknet() -> None:
+    """Its loop ends at the first step that is not reached."""
+    assert rates({"learning_rate": 2, "policy": "steps", "steps": "5,2", "scales": ".5,.25"}, [3, 5]) == [2, 0.25]
 
 
 def test_the_scheduler_resumes() -> None:

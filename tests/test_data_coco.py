@@ -41,6 +41,24 @@ def test_area_and_crowd(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("area", "iscrowd", "expected"),
+    [(0, False, (0, False)), (0.0, True, (0, True)), (None, None, (1200, False)), (1e9, 1.0, (1e9, True))],
+)
+def test_odd_areas_and_crowds_are_as_for_pycocotools(folder: Path, area: Any, iscrowd: Any, expected: Any) -> None:
+    """It compares numbers, so that an area of 0 is small; null it could not read, and is as if it were not there."""
+    entry = coco_annotation(1, 3, [10, 20, 30, 40], area=area, iscrowd=iscrowd)
+    data = load_dataset(write_coco(folder / "x.json", annotations=[entry]), strict=True)
+    assert (data.areas.item(), data.crowd.item()) == expected
+
+
+def test_a_negative_area_is_said_and_is_that_of_the_box(folder: Path) -> None:
+    entry = coco_annotation(1, 3, [10, 20, 30, 40], area=-1)
+    with pytest.warns(DataWarning, match=r"annotations\[0\] \(dog\): its area is -1; that of its box is taken"):
+        data = load_dataset(write_coco(folder / "x.json", annotations=[entry]))
+    assert data.areas.tolist() == [1200]
+
+
+@pytest.mark.parametrize(
     ("json", "pictures"),
     [
         ("annotations/instances_val2017.json", "val2017"),  # COCO
@@ -106,7 +124,11 @@ def test_files_of_another_kind(tmp_path: Path, content: bytes, message: str) -> 
         (coco_annotation(1, 7, [1, 2, 3, True]), "bbox must be four numbers"),
         ({"image_id": 1, "category_id": 7}, "bbox must be four numbers x, y, width, height, got None"),
         (coco_annotation(1, 7, [1, 2, 3, 4], iscrowd=2), "iscrowd must be 0 or 1, got 2"),
+        (coco_annotation(1, 7, [1, 2, 3, 4], iscrowd="0"), "iscrowd must be 0 or 1, got '0'"),
+        (coco_annotation(1, 7, [1, 2, 3, 4], iscrowd=[]), r"iscrowd must be 0 or 1, got \[\]"),
         (coco_annotation(1, 7, [1, 2, 3, 4], area="big"), "area must be a number, got 'big'"),
+        (coco_annotation(1, 7, [1, 2, 3, 4], area=True), "area must be a number, got True"),
+        (coco_annotation(1, 7, [1, 2, 3, 4], area=float("nan")), "area must be a number, got nan"),
         (coco_annotation(1, 7, [1, 2, 0, 4]), r"\(cat\): its box has no width: x from 1 to 1"),
     ],
 )

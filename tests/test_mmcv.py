@@ -46,6 +46,23 @@ def test_score_threshold_and_max_num() -> None:
     assert torch.equal(mmcv.nms(boxes, scores, 0.5, 0, 0.4, 3)[1], above[:3])
 
 
+def test_iou_thr_is_the_older_name() -> None:
+    """mmcv: @deprecated_api_warning({"iou_thr": "iou_threshold"})."""
+    boxes, scores, labels = inputs()
+    for function in (mmcv.nms, mmcv.soft_nms):
+        for ours, expected in zip(function(boxes, scores, iou_thr=0.45), function(boxes, scores, 0.45), strict=True):
+            assert torch.equal(ours, expected)
+        with pytest.raises(TypeError, match=f"^{function.__name__}: iou_thr is an older name .* only one of them"):
+            function(boxes, scores, 0.5, iou_thr=0.5)
+        with pytest.raises(TypeError, match="only one of them may be given"):
+            function(boxes, scores, iou_threshold=0.5, iou_thr=0.5)
+    with pytest.raises(TypeError, match=r"^batched_nms: .* only one of them may be given"):
+        mmcv.batched_nms(boxes, scores, labels, {"iou_thr": 0.5, "iou_threshold": 0.5})
+    soft = {"type": "soft_nms", "min_score": 0.05}
+    ours, expected = (mmcv.batched_nms(boxes, scores, labels, soft | {k: 0.4}) for k in ("iou_thr", "iou_threshold"))
+    assert torch.equal(ours[0], expected[0])
+
+
 def test_numpy_in_numpy_out() -> None:
     boxes, scores, _ = inputs()
     for name in ("nms", "soft_nms"):

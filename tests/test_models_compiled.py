@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -9,7 +10,8 @@ import torch
 from torch import Tensor
 
 from pydet import models
-from pydet.models import SSD, DetectionModel, RetinaNet
+from pydet.models import SSD, CfgError, DetectionModel, RetinaNet
+from pydet.models.darknet.cfg import parse_cfg
 from pydet.models.darknet.sections import convolution, net
 from pydet.models.yolov2 import head
 from pydet.wordtree import WordTree
@@ -66,6 +68,11 @@ def batch(request: pytest.FixtureRequest) -> tuple[Batch, tuple[Tensor, Tensor]]
     return Batch(network), (x, placement.size)
 
 
+def batch_of(size: tuple[int, int], pictures: int = 2) -> tuple[Tensor, Tensor]:
+    x = torch.rand(pictures, 3, *size, generator=torch.Generator().manual_seed(pictures))
+    return x, torch.tensor([size] * pictures)
+
+
 def assert_same(ours: tuple[Tensor, ...], expected: tuple[Tensor, ...]) -> None:
     assert expected[3].min() > 0
     for a, b in zip(ours, expected, strict=True):
@@ -85,3 +92,79 @@ def test_exports(batch: Any) -> None:
     with torch.no_grad():
         expected = module(*args)
         assert_same(torch.export.export(module, args).module()(*args), expected)
+
+
+# Every layer whose shape depends on the input's, and heads of two strides.
+SMALL = """[net]
+height=64
+width=96
+[convolutional]
+filters=8
+size=3
+stride=8
+pad=1
+[maxpool]
+size=2
+stride=1
+[shortcut]
+from=-2
+[maxpool]
+size=3
+stride=2
+[reorg]
+stride=2
+[convolutional]
+filters=14
+size=1
+activation=linear
+[yolo]
+classes=2
+num=2
+anchors=10,14,23,27
+[route]
+layers=-3
+[upsample]
+stride=2
+[route]
+layers=-1,3
+[convolutional]
+filters=14
+size=1
+activation=linear
+[yolo]
+classes=2
+num=2
+anchors=5,7,9,8
+"""
+
+
+def small() -> Batch:
+    """Not yet run at any size."""
+    torch.manual_seed(0)
+    return Batch(models.Darknet(parse_cfg(SMALL)).eval().requires_grad_(False))
+
+
+@pytest.mark.parametrize("make", [small, lambda: Batch(yolo9000().eval())], ids=["small", "yolo9000"])
+def test_compiles_at_sizes_that_it_has_not_seen(make: Callable[[], Batch]) -> None:
+    """The second size makes the compiler take height and width for symbols."""
+    torch._dynamo.reset()
+    module, reference = make(), make()
+    reference.load_state_dict(module.state_dict())
+    compiled = torch.compile(module, fullgraph=True, backend="eager")
+    with torch.no_grad():
+        for args in (batch_of((96, 160)), batch_of((128, 64), 3)):
+            assert_same(compiled(*args), reference(*args))
+        with pytest.raises(
+            (CfgError, torch._dynamo.exc.Unsupported), match=r"must be multiples of 32, .*, got 100x160"
+        ):
+            compiled(*batch_of((100, 160)))
+
+
+@pytest.mark.parametrize("strict", [False, True])
+def test_exports_with_any_batch_and_size(strict: bool) -> None:
+    batch, rows, columns = (torch.export.Dim(word) for word in ("batch", "rows", "columns"))
+    shapes = ({0: batch, 2: 32 * rows, 3: 32 * columns}, {0: batch})
+    with torch.no_grad():
+        program = torch.export.export(small(), batch_of((96, 160)), dynamic_shapes=shapes, strict=strict).module()
+        for args in (batch_of((96, 160)), batch_of((128, 64), 3), batch_of((64, 96), 1)):
+            assert_same(program(*args), small()(*args))

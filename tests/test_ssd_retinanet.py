@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from pydet import models, ops
 from pydet.models import SSD, RetinaNet, WeightsError
@@ -54,6 +56,35 @@ def test_ssd512_levels() -> None:
     with torch.device("meta"):
         levels = SSD(NAMES, 512).backbone(torch.rand(1, 3, 512, 512))
     assert [level.shape[-1] for level in levels] == [64, 32, 16, 8, 4, 2, 1]
+
+
+class OffTheDevice(TorchDispatchMode):
+    """Notes what is computed on, or copied from, the CPU."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.noted: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        tensors = [t for t in tree_leaves((args, kwargs, result)) if isinstance(t, torch.Tensor)]
+        if any(t.device.type == "cpu" for t in tensors):
+            self.noted.append(str(func))
+        return result
+
+
+@pytest.mark.parametrize(
+    "make", [lambda: SSD(NAMES, width=8), lambda: RetinaNet(NAMES, width=8)], ids=["ssd", "retina"]
+)
+def test_boxes_are_made_where_the_network_is(make: Any) -> None:
+    """A copy from the CPU in every call would wait for a GPU, and no CUDA graph can hold it."""
+    network = make().eval().to("meta")
+    x, sizes = torch.empty(2, 3, 300, 300, device="meta"), torch.empty(2, 2, device="meta")
+    with torch.no_grad():
+        network.detect_batch(x, sizes, 0.1, 0.5)  # which takes along what is no weight
+        with OffTheDevice() as mode:
+            network.detect_batch(x, sizes, 0.1, 0.5)
+    assert mode.noted == []
 
 
 @pytest.mark.parametrize("most", [1, 30, 39, 40, 400])

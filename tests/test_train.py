@@ -196,6 +196,8 @@ def test_steps_are_parts_of_all_updates() -> None:
     rates = rates_of(settings, 200)  # the warm-up is cut to a tenth
     assert [rates.rate(n) for n in (99, 100, 150, 200)] == pytest.approx([1, 0.1, 0.05, 0.05])
     assert rates.rate(10) == pytest.approx(0.5**4)
+    turned = rates_of(Settings(learning_rate=1.0, steps=(0.75, 0.5), scales=(0.5, 0.1), warmup=1000), 200)
+    assert [turned.rate(n) for n in range(1, 201)] == [rates.rate(n) for n in range(1, 201)]
     constant = rates_of(Settings(learning_rate=0.3, schedule="constant", steps=(0.5,), scales=(0.1,)), 200)
     assert constant.rate(200) == 0.3
 
@@ -244,7 +246,7 @@ def test_options_win_over_the_file_over_the_defaults(tmp_path: Path) -> None:
         (["--data", str(BCCD), "--set", "learning_rat=1"], "no setting 'learning_rat'; is learning_rate meant?"),
         (["--data", str(BCCD), "--set", "zzz=1"], "no setting 'zzz'; known are model, cfg,"),
         (["--data", str(BCCD), "--set", "clip"], "--set wants NAME=VALUE, got 'clip'"),
-        (["--data", str(BCCD), "--set", "momentum=fast"], "train: momentum must be a number, got 'fast'"),
+        (["--data", str(BCCD), "--set", "momentum=fast"], "train: momentum must be a finite number, got 'fast'"),
         (["--data", str(BCCD), "--seed", str(1 << 63)], "train: seed must be in 0..2^63 - 1, got 9223372036854775808"),
         (["--data", str(BCCD), "--set", "momentum=1.5"], "train: momentum must be in 0..1, below 1, got 1.5"),
         (["--data", str(BCCD), "--set", "square=1"], "train: square must be true or false, got 1"),
@@ -252,6 +254,8 @@ def test_options_win_over_the_file_over_the_defaults(tmp_path: Path) -> None:
         (["--data", str(BCCD), "--set", "steps=3"], "train: steps must be a list of numbers, got 3"),
         (["--data", str(BCCD), "--set", "steps=[0.5]"], "train: 1 steps need as many scales, got 0"),
         (["--data", str(BCCD), "--set", "steps=[2]", "--set", "scales=[1]"], "steps must be parts of all updates"),
+        (["--data", str(BCCD), "--set", "steps=[1]", "--set", "scales=[-1]"], "train: scales must be at least 0 each"),
+        (["--data", str(BCCD), "--set", "learning_rate=inf"], "train: learning_rate must be a finite number, got inf"),
         (["--data", str(BCCD), "--set", "schedule=linear"], "train: schedule must be one of steps, cosine, constant"),
         (["--data", str(BCCD), "--batch-size", "7", "--parts", "2"], "batch_size 7 must be a multiple of parts, got 2"),
         (["--data", str(BCCD), "--size", "100"], "train: size must be a multiple of 32, got 100"),

@@ -26,7 +26,7 @@ from pydet import ops
 from pydet.data import load_dataset
 from pydet.data.dataset import DataWarning
 from pydet.image import read_image
-from pydet.models.anchors import grid_anchors, retinanet_sides
+from pydet.models.anchors import cell_anchors, grid_anchors, retinanet_sides
 from pydet.models.registry import ASSETS
 from pydet.wordtree import WordTree
 
@@ -211,7 +211,9 @@ def decode_boxes(sizes: Any, clip: Any) -> None:
 def match_anchors(axes: Any) -> None:
     boxes, scores, labels = candidates(0.3)
     truths = boxes[ops.batched_nms(boxes, scores, labels, 0.45)]
-    anchors = torch.cat([grid_anchors(retinanet_sides(4.0 * s), (416 // s,) * 2, (s, s)) for s in (16, 32, 64)])
+    anchors = torch.cat(
+        [grid_anchors(cell_anchors(retinanet_sides(4.0 * s)), (416 // s,) * 2, (s, s)) for s in (16, 32, 64)]
+    )
     matches = ops.match_anchors(anchors, truths)
     show(
         axes,

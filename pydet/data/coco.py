@@ -120,8 +120,8 @@ def _annotation(entry: Any, where: str, names: dict[int, str], objects: dict[Any
     if len(box) != 4 or None in box:
         return f"bbox must be four numbers x, y, width, height, got {given!r}"
     x, y, width, height = (side for side in box if side is not None)
-    crowd = entry.get("iscrowd", 0)
-    if crowd not in (0, 1):
+    crowd = entry.get("iscrowd")
+    if crowd not in (None, 0, 1):  # false and true are 0 and 1
         return f"iscrowd must be 0 or 1, got {crowd!r}"
     area = entry.get("area")
     if area is not None and number(area) is None:

@@ -101,7 +101,11 @@ class Collector:
             if reason:
                 self.bad(file, item.where, reason)
             if box is not None:
-                area = (box[2] - box[0]) * (box[3] - box[1]) if item.area is None else item.area
+                area = item.area
+                if area is not None and area < 0:  # COCOeval would look away from the object without a word
+                    self.bad(file, item.where, f"its area is {area:g}; that of its box is taken")
+                if area is None or area < 0:
+                    area = (box[2] - box[0]) * (box[3] - box[1])
                 self._rows.append((box, self._labels[item.name], item.difficult, item.crowd, area))
         self._counts.append(len(self._rows) - before)
         self._sizes.append(size)

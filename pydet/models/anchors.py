@@ -9,22 +9,27 @@ import torch
 from torch import Tensor
 
 
-def grid_anchors(sides: Sequence[tuple[float, float]], grid: tuple[int, int], stride: tuple[int, int]) -> Tensor:
+def cell_anchors(sides: Sequence[tuple[float, float]]) -> Tensor:
+    """Anchors around (0, 0): float32 [A, 4] xyxy of the (width, height) of each, in pixels of the network's input."""
+    # Rounded, as in torchvision: the published weights were trained on whole pixels.
+    return (torch.tensor([[-w, -h, w, h] for w, h in sides]) / 2).round()
+
+
+def grid_anchors(cell: Tensor, grid: tuple[int, int], stride: tuple[int, int]) -> Tensor:
     """Anchors around the top left corner of every cell, as torchvision's AnchorGenerator.
 
     Args:
-        sides: (width, height) of each anchor of a cell, in pixels of the network's input.
+        cell: [A, 4] of `cell_anchors`.
         grid: (rows, columns) of cells.
         stride: (height, width) of a cell in pixels.
 
     Returns:
-        float32 [rows * columns * A, 4] xyxy in pixels of the network's input.
+        float32 [rows * columns * A, 4] xyxy in pixels of the network's input, made on the device of `cell`.
     """
-    # Rounded, as in torchvision: the published weights were trained on whole pixels.
-    half = torch.tensor([[-w, -h, w, h] for w, h in sides]) / 2
-    y, x = torch.meshgrid(torch.arange(grid[0]) * stride[0], torch.arange(grid[1]) * stride[1], indexing="ij")
+    rows, columns = (torch.arange(n, device=cell.device) * step for n, step in zip(grid, stride, strict=True))
+    y, x = torch.meshgrid(rows, columns, indexing="ij")
     shifts = torch.stack([x, y, x, y], dim=-1).reshape(-1, 1, 4)
-    return (shifts + half.round()).reshape(-1, 4)
+    return (shifts + cell).reshape(-1, 4)
 
 
 def retinanet_sides(size: float) -> list[tuple[float, float]]:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from pydet import ops
 from pydet.losses import Targets, retinanet_loss
-from pydet.models.anchors import grid_anchors, retinanet_sides
+from pydet.models.anchors import cell_anchors, grid_anchors, retinanet_sides
 from pydet.models.backbones.fpn import FeaturePyramid
 from pydet.models.backbones.resnet import FrozenBatchNorm2d, ResNet
 from pydet.models.detection import DetectionModel
@@ -125,6 +125,8 @@ class RetinaNet(DetectionModel):
         self.backbone = Backbone(body, 4 * width, p6_from_c5=second)
         norm = functools.partial(nn.GroupNorm, min(32, width)) if second else None
         self.head = Head(4 * width, len(class_names), norm)
+        with torch.device("cpu"):  # as SSD's boxes: no weights, and not a buffer
+            self.cell_anchors = torch.stack([cell_anchors(sides) for sides in SIDES])  # [levels, A, 4]
 
     def preprocess(self, images: Sequence[Tensor]) -> tuple[Tensor, Placement]:
         device = next(self.parameters()).device
@@ -147,9 +149,11 @@ class RetinaNet(DetectionModel):
         """Class logits [B, N, C], box codes [B, N, 4], and the anchors [n, 4] of each level, of a batch."""
         levels = self.backbone(x)
         grids = [(level.shape[-2], level.shape[-1]) for level in levels]
+        if self.cell_anchors.device != x.device:
+            self.cell_anchors = self.cell_anchors.to(x.device)
         anchors = [
-            grid_anchors(sides, grid, (x.shape[-2] // grid[0], x.shape[-1] // grid[1])).to(x.device)
-            for sides, grid in zip(SIDES, grids, strict=True)
+            grid_anchors(cell, grid, (x.shape[-2] // grid[0], x.shape[-1] // grid[1]))
+            for cell, grid in zip(self.cell_anchors, grids, strict=True)
         ]
         logits, codes = self.head(levels)
         return logits, codes.float(), anchors  # half a network has whole boxes

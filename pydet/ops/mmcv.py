@@ -6,8 +6,9 @@ arguments stand in another order and whose `nms` returns indices only. mmcv itse
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
 import torch
@@ -18,10 +19,32 @@ from pydet.ops.bbox_overlaps import bbox_overlaps, with_last_pixel
 
 __all__ = ["batched_nms", "bbox_overlaps", "nms", "sigmoid_focal_loss", "soft_nms", "softmax_focal_loss"]
 
+P = ParamSpec("P")
+R = TypeVar("R")
+
 Array = Any
 """A Tensor or a numpy array: what comes in comes out."""
 
 
+def _with_older_name(function: Callable[P, R]) -> Callable[P, R]:
+    """Takes `iou_thr=`, too, the older name of `iou_threshold`, as mmcv does."""
+
+    @functools.wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        return function(*args, **_renamed(function.__name__, kwargs, "iou_threshold" in kwargs or len(args) > 2))
+
+    return call
+
+
+def _renamed(name: str, options: dict[str, Any], given: bool) -> dict[str, Any]:
+    if "iou_thr" not in options:
+        return options
+    if given:
+        raise TypeError(f"{name}: iou_thr is an older name of iou_threshold, only one of them may be given")
+    return {"iou_threshold" if key == "iou_thr" else key: value for key, value in options.items()}
+
+
+@_with_older_name
 def nms(
     boxes: Array,
     scores: Array,
@@ -35,7 +58,7 @@ def nms(
     Args:
         boxes: [N, 4] xyxy in any unit, tensor or numpy array, floating.
         scores: [N], of the same kind.
-        iou_threshold: a box goes whose IoU with a better one is above this.
+        iou_threshold: a box goes whose IoU with a better one is above this; as a keyword `iou_thr`, too.
         offset: 1 where x2 and y2 are the last pixel of a box, so that its width is x2 - x1 + 1; else 0.
         score_threshold: where it is above 0, boxes whose score is not above it go first.
         max_num: how many boxes are returned at most; -1 for all.
@@ -45,12 +68,14 @@ def nms(
 
     Raises:
         RuntimeError: a shape, dtype or value that is none of the above; the message names it.
+        TypeError: both names of iou_threshold.
     """
     boxes, scores, restore = _tensors(boxes, scores)
     keep = _keep(ops.nms, boxes, (scores,), iou_threshold, offset, score_threshold, max_num)
     return restore(torch.cat([boxes[keep], scores[keep, None]], dim=1), keep)
 
 
+@_with_older_name
 def soft_nms(
     boxes: Array,
     scores: Array,
@@ -65,7 +90,7 @@ def soft_nms(
     Args:
         boxes: [N, 4] xyxy in any unit, tensor or numpy array, floating.
         scores: [N], of the same kind.
-        iou_threshold: as the others, see `pydet.ops.soft_nms`.
+        iou_threshold: as the others, see `pydet.ops.soft_nms`; as a keyword `iou_thr`, too.
         sigma: of "gaussian".
         min_score: A box goes when its score falls below.
         method: "linear", "gaussian" or "naive".
@@ -76,6 +101,7 @@ def soft_nms(
 
     Raises:
         RuntimeError: see `pydet.ops.soft_nms`.
+        TypeError: both names of iou_threshold.
     """
     boxes, scores, restore = _tensors(boxes, scores)
     return restore(*ops.soft_nms(boxes, scores, iou_threshold, sigma, min_score, method, offset))
@@ -101,16 +127,15 @@ def batched_nms(
     Raises:
         RuntimeError: a shape, dtype or value that is none of the above; the message names it.
         ValueError: an entry of nms_cfg that its type does not know.
+        TypeError: both names of iou_threshold.
     """
     if nms_cfg is None:
         order = torch.sort(scores, descending=True, stable=True).indices
         return torch.cat([boxes[order], scores[order, None]], dim=1), order
-    cfg = dict(nms_cfg)
+    cfg = _renamed("batched_nms", dict(nms_cfg), "iou_threshold" in nms_cfg)
     class_agnostic = cfg.pop("class_agnostic", class_agnostic)
     kind = cfg.pop("type", "nms")
     cfg.pop("split_thr", None)
-    if "iou_thr" in cfg:
-        cfg["iou_threshold"] = cfg.pop("iou_thr")
     known: dict[str, tuple[str, ...]] = {"nms": ("iou_threshold", "offset", "score_threshold", "max_num")}
     known["soft_nms"] = ("iou_threshold", "sigma", "min_score", "method", "offset", "max_num")
     if kind not in known:

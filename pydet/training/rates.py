@@ -45,11 +45,12 @@ def rates_of(settings: Settings, updates: int) -> Rates:
     if settings.schedule == "cosine":
         return Cosine(settings.learning_rate, updates, warmup, settings.warmup_power, settings.final_rate)
     listed = settings.schedule == "steps" and bool(settings.steps)
+    pairs = sorted(zip(settings.steps, settings.scales, strict=True)) if listed else []
     return Policy(
         settings.learning_rate,
         "steps" if listed else "constant",
         warmup,
         settings.warmup_power,
-        steps=tuple(max(round(step * updates), 1) for step in settings.steps) if listed else (),
-        scales=settings.scales if listed else (),
+        steps=tuple(max(round(step * updates), 1) for step, _ in pairs),
+        scales=tuple(scale for _, scale in pairs),
     )

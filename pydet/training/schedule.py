@@ -22,7 +22,8 @@ class Policy:
 
     Darknet's versions since 2017 compare with steps as if neither could be negative: the -1 that steps begin with in
     yolov2-tiny-voc.cfg is then never reached, nor is any after it, and "sig" is 0 before its step. Here both are what
-    they say, and what they were when those cfgs were made.
+    they say, and what they were when those cfgs were made. Of steps that do not ascend, one that is not reached yet
+    hides those behind it, as in Darknet.
 
     Attributes:
         learning_rate: what everything is relative to.
@@ -52,6 +53,13 @@ class Policy:
         if len(self.steps) != len(self.scales):
             counts = f"{len(self.scales)} scales for {len(self.steps)} steps"
             raise ValueError(f"Policy: every one of steps must have its scale, got {counts}")
+        for key, values in (
+            ("learning_rate", (self.learning_rate,)),
+            ("scales", self.scales),
+            ("scale", (self.scale,)),
+        ):
+            if not all(0 <= value < math.inf for value in values):
+                raise ValueError(f"Policy: {key} must not be negative, got {', '.join(f'{v:g}' for v in values)}")
         if self.policy == "poly" and self.max_batches < 1:
             raise ValueError(f"Policy: max_batches must be at least 1 for policy 'poly', got {self.max_batches}")
         if self.step < 1:
@@ -86,10 +94,19 @@ class Policy:
             raise net.error(str(error)) from None
 
     def rate(self, update: int) -> float:
-        """Of the update with this number; the first one is 1."""
-        if update < self.burn_in:
-            return self.learning_rate * (update / self.burn_in) ** self.power
-        return self.learning_rate * self._factor(update)
+        """Of the update with this number; the first one is 1.
+
+        Raises:
+            ValueError: it is not a finite number.
+        """
+        try:
+            factor = (update / self.burn_in) ** self.power if update < self.burn_in else self._factor(update)
+        except (OverflowError, ZeroDivisionError):
+            factor = math.inf
+        rate = self.learning_rate * factor
+        if not math.isfinite(rate):
+            raise ValueError(f"Policy: {self.policy!r} gives no finite learning rate for update {update}")
+        return rate
 
     def _factor(self, update: int) -> float:
         match self.policy:

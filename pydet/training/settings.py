@@ -140,6 +140,7 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "weight_decay": _least(0),
     "schedule": _choice(SCHEDULES),
     "steps": ((lambda steps: all(0 < step <= 1 for step in steps)), "parts of all updates, in 0..1"),
+    "scales": ((lambda scales: all(scale >= 0 for scale in scales)), "at least 0 each"),
     "final_rate": _FRACTION,
     "warmup": _least(0),
     "warmup_power": _POSITIVE,
@@ -165,6 +166,8 @@ def _checked(name: str, value: Any, kind: str) -> Any:
     if isinstance(value, bool) != (kind == "bool"):
         raise wrong
     if kind == "float" and isinstance(value, (int, float)):
+        if not abs(value) <= sys.float_info.max:  # TOML has inf and nan, too
+            raise wrong
         return float(value)
     if type(value).__name__ != kind:
         raise wrong
@@ -175,7 +178,7 @@ _KINDS = {
     "str": "a text",
     "bool": "true or false",
     "int": "a whole number",
-    "float": "a number",
+    "float": "a finite number",
     "tuple[float, ...]": "a list of numbers",
 }
 

@@ -58,6 +58,8 @@ class Layer(nn.Module):
 
     # How many times coarser the output is than the input.
     stride = Fraction(1)
+    # What height and width of the network's input must be multiples of, for the coarsest map up to this layer.
+    multiple = 1
     # Options of Darknet or of its forks that change what is computed and are not supported, with the value that does
     # no harm. Others that are not known are ignored, as by Darknet.
     unsupported: Mapping[str, float] = MappingProxyType({})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -18,7 +19,8 @@ ALIASES = {
 }
 # Official files have at most 20 kB; a bigger one is something else, such as weights.
 MAX_CFG_BYTES = 10 * 1024 * 1024
-INTEGER = re.compile(r"[+-]?\d{1,18}(?!\d)")
+# 4e5 and 0.8 are no integers: C's atoi would take them for 4 and 0.
+INTEGER = re.compile(r"[+-]?\d{1,18}(?!\d|\.?\d*[eE][+-]?\d|\.0*[1-9])")
 NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?")
 
 
@@ -71,6 +73,8 @@ class Section:
         match = NUMBER.match(value)
         if match is None:
             raise self.error(f"{key} must start with a number, got {value[:40]!r}")
+        if not math.isfinite(float(match[0])):
+            raise self.error(f"{key} must be a number below 2^1024, got {match[0][:40]}")
         return float(match[0])
 
 

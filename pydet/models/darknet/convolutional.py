@@ -93,7 +93,7 @@ class Convolutional(Layer):
         _, height, width = shapes[0]
         size, stride, padding = self.conv.kernel_size[0], self.conv.stride[0], int(self.conv.padding[0])
         out_height, out_width = ((n + 2 * padding - size) // stride + 1 for n in (height, width))
-        if min(out_height, out_width) < 1:
+        if out_height < 1 or out_width < 1:
             raise self.section.error(f"a {size}x{size} filter does not fit into {height}x{width} padded by {padding}")
         return self.conv.out_channels, out_height, out_width
 

@@ -32,7 +32,7 @@ class MaxPool(Layer):
         if channels * (height + self.padding) * (width + self.padding) > MAX_OUTPUTS:
             raise self.section.error(f"{height}x{width} padded by {self.padding} is too large")
         out_height, out_width = ((n + self.padding - self.size) // self.step + 1 for n in (height, width))
-        if min(out_height, out_width) < 1:
+        if out_height < 1 or out_width < 1:  # not their minimum: of symbols that depends on which is smaller
             padded = f"{height}x{width} padded by {self.padding}"
             raise self.section.error(f"a window of {self.size} does not fit into {padded}")
         return channels, out_height, out_width
@@ -79,7 +79,7 @@ class Route(Layer):
 
     def output_shape(self, *shapes: Shape) -> Shape:
         sizes = [shape[1:] for shape in shapes]
-        if len(set(sizes)) > 1:
+        if any(size != sizes[0] for size in sizes[1:]):
             listed = ", ".join(f"{h}x{w} of layer {i}" for i, (h, w) in zip(self.sources, sizes, strict=True))
             raise self.section.error(f"maps of different sizes cannot be joined: {listed}")
         return sum(shape[0] for shape in shapes), *shapes[0][1:]
@@ -155,13 +155,16 @@ class Reorg(Layer):
         return channels * step**2, height // step, width // step
 
     def forward(self, x: Tensor) -> Tensor:
-        (batch, channels, height, width), step = x.shape, self.step
+        (_, channels, height, width), step = x.shape, self.step
         channels //= step**2
+        # By way of one axis: how torch reshapes several at once depends on which divides which, and a program with
+        # symbols for sizes would be one for some of them only.
+        flat = x.flatten(1)
         if self.reverse:
-            x = x.reshape(batch, step, step, channels, height, width).permute(0, 3, 4, 1, 5, 2)
-            return x.reshape(batch, channels, height * step, width * step)
-        x = x.reshape(batch, channels, height, step, width, step).permute(0, 3, 5, 1, 2, 4)
-        return x.reshape(batch, channels * step**4, height // step, width // step)
+            x = flat.unflatten(1, (step, step, channels, height, width)).permute(0, 3, 4, 1, 5, 2)
+            return x.flatten(1).unflatten(1, (channels, height * step, width * step))
+        x = flat.unflatten(1, (channels, height, step, width, step)).permute(0, 3, 5, 1, 2, 4)
+        return x.flatten(1).unflatten(1, (channels * step**4, height // step, width // step))
 
 
 class Crop(Layer):

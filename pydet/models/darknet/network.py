@@ -197,13 +197,15 @@ class Darknet(DetectionModel):
 
     def _check_size(self, size: tuple[int, int]) -> None:
         """Raises CfgError where the network cannot work on pictures of [height, width] pixels."""
-        if size in self._checked_sizes:
+        compiling = torch.compiler.is_compiling()  # there a size may be a symbol, which is in no set
+        if not compiling and size in self._checked_sizes:
             return
         before = Before((self.channels, *size))
         for layer in self.layers:
             assert isinstance(layer, Layer)
             _advance(before, layer)
-        self._checked_sizes.add(size)
+        if not compiling:
+            self._checked_sizes.add(size)
 
     def _count_classes(self) -> int:
         counts = {head.num_classes for head in self.heads}
@@ -255,36 +257,44 @@ def _build_layers(
         if weights > MAX_WEIGHTS:
             raise section.error(f"up to here the network has {weights:,} weights; the limit is {MAX_WEIGHTS:,}")
         layers.append(layer)
+        source = layer.sources[0]
+        before.strides.append((before.strides[source] if source >= 0 else Fraction(1)) * layer.stride)
+        layer.multiple = max(before.strides).numerator
         _advance(before, layer)
     return layers
 
 
 def _advance(before: Before, layer: Layer) -> None:
     """Puts a layer behind those of `before`. Raises CfgError where it cannot be, because of the picture's size."""
-    source = layer.sources[0]
-    before.strides.append((before.strides[source] if source >= 0 else Fraction(1)) * layer.stride)
-    _, *size = before.input_shape
-    coarsest = max(before.strides)
-    fits = all((length / coarsest).denominator == 1 for length in size)
-    try:
-        shape = layer.output_shape(*[before.shape(i) for i in layer.sources])
-    except CfgError as error:
-        raise error if fits else _size_error(before, layer, coarsest) from error
-    if isinstance(layer, (Yolo, Region)) and tuple(size) != layer.built_for:
-        if layer.one_size:
-            rows, columns = layer.built_for
-            raise layer.section.error(f"the network works at {rows}x{columns} only, got {size[0]}x{size[1]}")
-        if not fits:
-            raise _size_error(before, layer, coarsest)
-    _check_outputs(layer.section, shape)
-    before.shapes.append(shape)
+    before.shapes.append(_output_shape(before, layer))
     before.sections.append(layer.section)
 
 
-def _size_error(before: Before, layer: Layer, stride: Fraction) -> CfgError:
+def _output_shape(before: Before, layer: Layer) -> Shape:
+    """Written for numbers that a compiler has only as symbols: each comparison becomes a condition of its program."""
+    _, height, width = before.input_shape
+
+    def fits() -> bool:
+        return height % layer.multiple == 0 and width % layer.multiple == 0
+
+    try:
+        shape = layer.output_shape(*[before.shape(i) for i in layer.sources])
+    except CfgError as error:
+        raise error if fits() else _size_error(before, layer) from error
+    if isinstance(layer, (Yolo, Region)):
+        rows, columns = layer.built_for
+        if layer.one_size and (height != rows or width != columns):
+            raise layer.section.error(f"the network works at {rows}x{columns} only, got {height}x{width}")
+        if not layer.one_size and not fits() and (height != rows or width != columns):
+            raise _size_error(before, layer)
+    _check_outputs(layer.section, shape)
+    return shape
+
+
+def _size_error(before: Before, layer: Layer) -> CfgError:
     _, height, width = before.input_shape
     return layer.section.error(
-        f"height and width of the network's input must be multiples of {stride}, its coarsest stride, "
+        f"height and width of the network's input must be multiples of {layer.multiple}, its coarsest stride, "
         f"got {height}x{width}"
     )
 
