@@ -118,7 +118,10 @@ def detector_table(run: Run) -> str:
     if not rows:
         return ""
     head = ["| ms a picture | " + " | ".join(COLUMNS.values()) + " |", "|---" * (len(COLUMNS) + 1) + "|"]
-    note = "One picture at the published size, on the same machine; random weights where no official ones come along."
+    note = (
+        "One picture at the published size, on the same machine, after `pydet.keep_freed_memory()`; random weights "
+        "where no official ones come along."
+    )
     return "\n" + "\n".join([*head, *rows]) + f"\n\n{note}\n"
 
 

@@ -24,6 +24,7 @@ from peers import peer
 from race import THREADS_ARE_ASLEEP, Contenders
 from torch import Tensor
 
+import pydet
 from pydet import models
 from pydet.image import read_image
 from pydet.models import Darknet, DetectionModel
@@ -40,7 +41,7 @@ NOT_IN_OPENCV = ("yolov1", "yolo9000")  # it has no [local] and no [detection], 
 
 @pytest.fixture(autouse=True)
 def inference() -> Iterator[None]:
-    with torch.inference_mode():
+    with torch.inference_mode(), pydet.keep_freed_memory():  # onnxruntime and OpenVINO keep theirs
         yield
 
 

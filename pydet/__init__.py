@@ -7,15 +7,15 @@
 from __future__ import annotations
 
 import importlib
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pydet import ops
     from pydet.detector import Detector
+    from pydet.memory import keep_freed_memory
 
 __version__ = "0.1.0"
-__all__ = ["load", "ops"]
+__all__ = ["keep_freed_memory", "load", "ops"]
 
 
 def load(model: str = "yolov3-tiny", **options: Any) -> Detector:
@@ -26,8 +26,10 @@ def load(model: str = "yolov3-tiny", **options: Any) -> Detector:
     return Detector(models.load(model, **options))
 
 
-def __getattr__(name: str) -> ModuleType:
+def __getattr__(name: str) -> Any:
     # torch takes a second to import: `pydet --help` and errors about arguments do not wait for it.
     if name == "ops":
         return importlib.import_module("pydet.ops")
+    if name == "keep_freed_memory":
+        return importlib.import_module("pydet.memory").keep_freed_memory
     raise AttributeError(f"module 'pydet' has no attribute {name!r}")

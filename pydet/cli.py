@@ -13,6 +13,7 @@ from pathlib import Path
 from pydet import __version__
 from pydet.commands import anchors, convert, detect, evaluate, export, info, models, train
 from pydet.commands.options import INTERRUPTED, NOT_STARTED, SOME_FAILED, say
+from pydet.memory import keep_freed_memory
 
 _COMMANDS = (detect, evaluate, train, anchors, models, convert, export, info)  # in the order of the help
 
@@ -32,7 +33,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.print_help()
         return NOT_STARTED
     try:
-        code: int = options.run(options)
+        with keep_freed_memory():
+            code: int = options.run(options)
         sys.stdout.flush()
         return code
     except KeyboardInterrupt:

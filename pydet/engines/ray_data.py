@@ -118,6 +118,7 @@ class _Worker:
         import pydet
 
         os.chdir(folder)
+        pydet.keep_freed_memory()
         self.job, self.detector = job, pydet.load(**job.model, device=device)
 
     def __call__(self, batch: dict[str, NDArray[Any]]) -> dict[str, list[Any]]:

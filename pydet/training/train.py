@@ -13,6 +13,7 @@ from pydet.data import Dataset
 from pydet.detect_files import check_writable
 from pydet.evaluation import Evaluation
 from pydet.files import alone_in, whole_file
+from pydet.memory import keep_freed_memory
 from pydet.metrics import coco_tools
 from pydet.models import DetectionModel, load_checkpoint, save_checkpoint
 from pydet.models.darknet import Darknet
@@ -24,7 +25,6 @@ from pydet.training.checkpoint import Checkpoint, CheckpointError
 from pydet.training.loading import loader, read_data
 from pydet.training.log import Log
 from pydet.training.loop import Loop, NotFinite, NotFiniteAt, autocast_dtype, deterministic, interruption
-from pydet.training.memory import freed_memory_kept
 from pydet.training.report import report
 from pydet.training.settings import Settings, SettingsError, as_toml
 from pydet.training.start import build, read_source, start_weights, take
@@ -143,7 +143,7 @@ class _Run:
 
     def _go(self) -> Result:
         settings, group = self.settings, self.group
-        with deterministic(group.device), freed_memory_kept(group.device):
+        with deterministic(group.device), keep_freed_memory():
             network = self._network()
             loop = Loop(network, settings, self.updates, group)
             if self.kept is not None:
