@@ -16,6 +16,7 @@ from torch import Tensor
 
 from pydet import reference
 from pydet.ops import box_iof, box_iou, complete_box_iou, distance_box_iou, generalized_box_iou, set_backend
+from pydet.reference.box_iou import overlap_and_union
 
 INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 FLOATING = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -294,6 +295,17 @@ def test_kin_of_degenerate_boxes(function: Callable[..., Tensor]) -> None:
     boxes = boxes_of(*rows, *[(1, 2, 3, 4)] * 20, dtype=torch.float64)
     expected = getattr(reference, function.__name__)(boxes, boxes)
     torch.testing.assert_close(function(boxes, boxes), expected, equal_nan=True)
+
+
+def test_an_infinite_generalized_iou_has_the_sign_of_the_union() -> None:
+    """A hull without an area is 0, whether its sides are 0 or -0: (0 - union) / 0, of boxes turned inside out."""
+    numbers = torch.tensor([-0.0, 0.0, 1.0, 2.0])
+    boxes = torch.cartesian_prod(*[numbers] * 4)
+    result = generalized_box_iou(boxes, boxes)
+    torch.testing.assert_close(result, reference.generalized_box_iou(boxes, boxes), rtol=1e-6, atol=0, equal_nan=True)
+    _, union = overlap_and_union(boxes[:, None], boxes[None])
+    assert result.isinf().sum() > 1000
+    assert torch.equal(result.isposinf(), result.isinf() & (union > 0))
 
 
 def kin_inputs(n: int, m: int, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor, Tensor]:

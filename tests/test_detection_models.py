@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from pydet.models import SSD, Darknet, DetectionModel, RetinaNet
 from pydet.models.darknet.sections import connected, convolution, net
@@ -62,6 +63,31 @@ def test_what_is_no_picture(make: Any) -> None:
         network([torch.zeros(3, 8, 8), np.zeros((3, 8, 8))])
     with pytest.raises(TypeError, match="images must be tensors, got str"):
         network(["dog.jpg"])
+
+
+def test_a_network_of_one_channel_sees_colours_as_grey() -> None:
+    """As Pillow makes them grey, less its rounding to whole levels; in training too, and for a batch of both kinds."""
+    torch.manual_seed(0)
+    sections = yolov2().sections
+    sections[0].options["channels"] = "1"
+    network = Darknet(sections).eval()
+    colours = torch.randint(0, 256, (3, 50, 60), dtype=torch.uint8)
+    grey = torch.from_numpy(np.array(Image.fromarray(colours.permute(1, 2, 0).numpy()).convert("L")))[None]
+    with torch.no_grad():
+        ours, expected, both = (
+            network.forward_heads(network.preprocess(images)[0])[0] for images in ([colours], [grey], [colours, grey])
+        )
+        torch.testing.assert_close(ours, expected, rtol=0, atol=2e-3)
+        torch.testing.assert_close(both, torch.cat([ours, expected]), rtol=0, atol=1e-5)
+        red = network.forward_heads(network.preprocess([colours[:1]])[0])[0]
+    assert (red - expected).abs().max() > 0.02
+    first, second = network([colours, grey], score_threshold=0.0)
+    assert len(first["boxes"]) == len(second["boxes"]) > 0
+    assert sum(network.train()([colours] * 2, TARGETS).values()).isfinite()
+    with pytest.raises(ValueError, match=r"images must be \[1, height, width\], got \[2, 8, 8\]"):
+        network.eval()([torch.zeros(2, 8, 8)])
+    with pytest.raises(ValueError, match=r"images must be \[3, height, width\], got \[1, 8, 8\]"):
+        yolov2().eval()([torch.zeros(1, 8, 8)])
 
 
 @pytest.mark.parametrize("make", [yolov2, retinanet])

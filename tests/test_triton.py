@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 from more_inputs import nms, yolo_decode, yolo_grid_decode
+from more_inputs.box_iou import degenerate
 from op_cases import OP_CASES, aligned_boxes, random_boxes
 from op_checks import assert_gradients_close, gradients, inputs_of, outputs
 from torch import Tensor
@@ -30,11 +31,7 @@ INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 
 
 def degenerate_boxes(n: int, dtype: torch.dtype) -> Tensor:
-    boxes = random_boxes(n, torch.Generator().manual_seed(n)).to(dtype)
-    boxes[::3, 2] = torch.inf
-    boxes[1::5] = 0
-    boxes[2::7, 1] = torch.nan
-    return boxes
+    return degenerate(random_boxes(n, torch.Generator().manual_seed(n)).to(dtype))
 
 
 def box_iou_inputs(n: int, dtype: torch.dtype) -> list[tuple[Any, ...]]:

@@ -83,7 +83,8 @@ def similarity(  # type: ignore[no-untyped-def]
     if OP != "box_iou" and OP != "box_iof":
         hull_width = tl.where(ax2 > bx2, ax2, bx2) - tl.where(ax1 < bx1, ax1, bx1)
         hull_height = tl.where(ay2 > by2, ay2, by2) - tl.where(ay1 < by1, ay1, by1)
-        hull_width, hull_height = tl.where(hull_width < 0, 0.0, hull_width), tl.where(hull_height < 0, 0.0, hull_height)
+        # 0, not -0, as in the C++.
+        hull_width, hull_height = tl.where(hull_width > 0, hull_width, 0.0), tl.where(hull_height > 0, hull_height, 0.0)
         if OP == "generalized_box_iou":
             hull = hull_width * hull_height
             result = result - divide(hull - union, hull)

@@ -60,6 +60,9 @@ def overlap_and_union(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
 
 def hull_extent(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     extent = (torch.maximum(a[..., 2:], b[..., 2:]) - torch.minimum(a[..., :2], b[..., :2])).clamp(min=0)
+    # -0 becomes 0: an infinite GIoU would have its sign, and which of 0 and -0 is the larger one depends, in torch, on
+    # where in memory they stand.
+    extent = extent + 0.0
     return extent[..., 0], extent[..., 1]
 
 

@@ -41,6 +41,8 @@ def degenerate(boxes: Tensor) -> Tensor:
     bad[::3, 2] = torch.inf
     bad[1::5] = 0
     bad[2::7, 1] = torch.nan
+    for first, top in ((3, 0.0), (4, 1.0)):  # together of a height of -0 and a union of -1
+        bad[first::11] = torch.tensor([0.0, top, 1.0, -0.0], dtype=bad.dtype)
     return bad
 
 

@@ -37,6 +37,7 @@ LAYERS: dict[str, type[Layer]] = {
     "yolo": Yolo,
 }
 BATCH_NORM_FORMULAS = ("cuda", "cpu")
+LUMA = (0.299, 0.587, 0.114)  # of red, green and blue in a grey picture: ITU-R BT.601, as in OpenCV and Pillow
 
 
 class ClassNamesError(ValueError):
@@ -56,6 +57,7 @@ class Darknet(DetectionModel):
     Attributes:
         sections: What it was built from, with `image_size` put in.
         image_size: (height, width) in pixels that pictures are letterboxed to.
+        channels: of its input; 1: RGB pictures are made grey, as Darknet's `load_image` does where one is asked for.
         num_classes: 0 where no layer finds objects.
         weights_header: (major, minor, revision, seen) of the `.weights` file, kept for writing.
         walk: How detections are read off a tree, where there is one.
@@ -120,6 +122,9 @@ class Darknet(DetectionModel):
         Args:
             x: [B, 3, height, width] RGB in 0..1, of any size that the network can take; it is not letterboxed.
         """
+        if x.dim() == 4 and x.shape[1] == 3 and self.channels == 1:
+            red, green, blue = (part * weight for part, weight in zip(x.split(1, dim=1), LUMA, strict=True))
+            x = red + green + blue
         if x.dim() != 4 or x.shape[1] != self.channels:
             raise ValueError(f"Darknet: x must be [B, {self.channels}, height, width], got {list(x.shape)}")
         self._check_size((x.shape[2], x.shape[3]))
@@ -139,12 +144,15 @@ class Darknet(DetectionModel):
             raise self.sections[0].error("no layer of the network has weights")
         device = weight.device
         fit = stretch if self.stretches else letterbox
+        # forward_features makes RGB grey. Where one picture is, all of the batch are.
+        rgb = self.channels == 1 and any(image.dim() == 3 and image.shape[0] == 3 for image in images)
         for image in images:
-            if image.dim() == 3 and image.shape[0] != self.channels:
+            if image.dim() == 3 and image.shape[0] not in (self.channels, 3 * rgb):
                 raise ValueError(f"Darknet: images must be [{self.channels}, height, width], got {list(image.shape)}")
-        batch = self.new_batch(len(images), self.channels, self.image_size)
+        batch = self.new_batch(len(images), 3 if rgb else self.channels, self.image_size)
         for i, image in enumerate(images):  # batch[i], not a loop over batch: torch gives such rows no gradient
-            fit(image.to(device), self.image_size, batch[i])
+            image = image.to(device)
+            fit(image.expand(3, -1, -1) if rgb and image.dim() == 3 else image, self.image_size, batch[i])
         sizes = [(image.shape[1], image.shape[2]) for image in images]
         return batch, placement(sizes, self.image_size, self.stretches)
 
