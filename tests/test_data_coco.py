@@ -106,7 +106,8 @@ def test_files_of_another_kind(tmp_path: Path, content: bytes, message: str) -> 
         (coco_annotation(1, 7, [1, 2, 3, True]), "bbox must be four numbers"),
         ({"image_id": 1, "category_id": 7}, "bbox must be four numbers x, y, width, height, got None"),
         (coco_annotation(1, 7, [1, 2, 3, 4], iscrowd=2), "iscrowd must be 0 or 1, got 2"),
-        (coco_annotation(1, 7, [1, 2, 3, 4], area="big"), "area must be a number, got 'big'"),
+        (coco_annotation(1, 7, [1, 2, 3, 4], area="big"), "area must be a number of at least 0, got 'big'"),
+        (coco_annotation(1, 7, [1, 2, 3, 4], area=-5), "area must be a number of at least 0, got -5"),
         (coco_annotation(1, 7, [1, 2, 0, 4]), r"\(cat\): its box has no width: x from 1 to 1"),
     ],
 )

@@ -131,7 +131,10 @@ def _listed(part: _Part, files: Sequence[Path], collector: Collector) -> list[Pa
         return list(files)
     by_stem = {file.stem: file for file in files}
     found = []
-    for place, line in enumerate(read_text(part.listed).splitlines(), start=1):
+    lines = read_text(part.listed).splitlines()
+    if not any(map(str.strip, lines)):
+        collector.bad(part.listed, "", "names no pictures")
+    for place, line in enumerate(lines, start=1):
         name = line.strip()  # which may have spaces in it
         if not name:
             continue
