@@ -244,7 +244,7 @@ def test_options_win_over_the_file_over_the_defaults(tmp_path: Path) -> None:
         (["--data", str(BCCD), "--set", "learning_rat=1"], "no setting 'learning_rat'; is learning_rate meant?"),
         (["--data", str(BCCD), "--set", "zzz=1"], "no setting 'zzz'; known are model, cfg,"),
         (["--data", str(BCCD), "--set", "clip"], "--set wants NAME=VALUE, got 'clip'"),
-        (["--data", str(BCCD), "--set", "momentum=fast"], "train: momentum must be a number, got 'fast'"),
+        (["--data", str(BCCD), "--set", "momentum=fast"], "train: momentum must be a finite number, got 'fast'"),
         (["--data", str(BCCD), "--seed", str(1 << 63)], "train: seed must be in 0..2^63 - 1, got 9223372036854775808"),
         (["--data", str(BCCD), "--set", "momentum=1.5"], "train: momentum must be in 0..1, below 1, got 1.5"),
         (["--data", str(BCCD), "--set", "square=1"], "train: square must be true or false, got 1"),
