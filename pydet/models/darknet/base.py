@@ -19,6 +19,7 @@ Shape: TypeAlias = tuple[int, int, int]  # channels, height, width
 # outputs of a layer in an int.
 MAX_WEIGHTS = 2**29
 MAX_OUTPUTS = 2**31 - 1
+MAX_LAYERS = 5000
 
 
 @dataclass
@@ -28,6 +29,7 @@ class Before:
     input_shape: Shape
     batch_norm: str = "cuda"
     strides: list[Fraction] = field(default_factory=list)
+    coarsest: Fraction = Fraction(1)
     shapes: list[Shape] = field(default_factory=list)
     sections: list[Section] = field(default_factory=list)
     tree: WordTree | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -17,7 +18,7 @@ ALIASES = {
     "soft": "softmax",
 }
 # Official files have at most 20 kB; a bigger one is something else, such as weights.
-MAX_CFG_BYTES = 10 * 1024 * 1024
+MAX_CFG_BYTES = 1024 * 1024
 INTEGER = re.compile(r"[+-]?\d{1,18}(?!\d)")
 NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?")
 
@@ -71,7 +72,10 @@ class Section:
         match = NUMBER.match(value)
         if match is None:
             raise self.error(f"{key} must start with a number, got {value[:40]!r}")
-        return float(match[0])
+        number = float(match[0])
+        if not math.isfinite(number):
+            raise self.error(f"{key} must be a finite number, got {value[:40]!r}")
+        return number
 
 
 def parse_cfg(text: str, source: str = "cfg") -> list[Section]:
