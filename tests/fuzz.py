@@ -12,6 +12,7 @@ import contextlib
 import multiprocessing
 import os
 import random
+import re
 import sys
 import tempfile
 import time
@@ -75,14 +76,15 @@ def mutated(content: bytes, draw: random.Random) -> bytes:
             start = draw.randrange(len(raw) + 1)
             raw[place:place] = raw[start : start + draw.choice((1, 8, 40))]
         else:
-            raw = bytearray(b" ".join(number_for_number(bytes(raw).split(b" "), draw)))
+            raw = bytearray(word_for_word(bytes(raw), draw))
     return bytes(raw)
 
 
-def number_for_number(words: list[bytes], draw: random.Random) -> list[bytes]:
-    """One of the words is another; formats that are text get other numbers by it."""
-    words[draw.randrange(len(words))] = draw.choice(WORDS)
-    return words
+def word_for_word(content: bytes, draw: random.Random) -> bytes:
+    """One of the words is another, or has changed its place; formats that are text get other numbers by it."""
+    words = re.split(rb"([\s=,:<>\[\]{}\"/]+)", content)  # every second one is what lies between them
+    words[draw.randrange(0, len(words), 2)] = draw.choice((draw.choice(WORDS), draw.choice(words)))
+    return b"".join(words)
 
 
 def execute(target: Format, path: Path, content: bytes, outcome: Outcome) -> None:
@@ -148,7 +150,7 @@ def attack_with_feedback(name: str, target: Format, folder: Path, draw: random.R
             return mutated(content, random.Random(seed))[:size] if seed % 2 else atheris.Mutate(content, size)
 
         longest = max(5000, *(2 * len(seed) for seed in target.seeds))
-        limits = [f"-rss_limit_mb={MOST_MEMORY}", f"-timeout={4 * SLOW:.0f}", f"-max_len={longest}"]
+        limits = [f"-rss_limit_mb={MOST_MEMORY}", f"-timeout={12 * SLOW:.0f}", f"-max_len={longest}"]
         options = [f"-seed={draw.randrange(1, 2**32)}", "-verbosity=0", f"-artifact_prefix={folder}/"]
         atheris.Setup([sys.argv[0], *limits, *options, str(corpus)], one, custom_mutator=mutate)
         atheris.Fuzz()

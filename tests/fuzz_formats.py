@@ -48,7 +48,6 @@ from pydet.models.darknet.sections import (
     route,
     section,
     shortcut,
-    upsample,
 )
 from pydet.models.registry import read_lines
 from pydet.models.torchvision import read_state_dict
@@ -67,7 +66,7 @@ from pydet.wordtree import TreeError, WordTree, read_map
 TREE = "animal -1\nthing -1\ncat 0\ndog 0\nPersian 2\nSiamese 2\n"
 MOST_WORK = 10**7  # multiplications of a network that is run, not only built
 # A bomb must be refused by what the file says, not by the memory that it takes: so it may as well be a small one.
-MOST_PIXELS = 1 << 20
+MOST_PIXELS = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -99,7 +98,12 @@ def cfgs() -> list[list[Section]]:
     """Small networks with every kind of layer."""
     anchors = ((8, 8), (16, 16), (30, 30))
     third = [convolution(4, 3, 2), convolution(4, 3), shortcut(-2), maxpool(2, 2), convolution(16, 1), route(-1, -2)]
-    third += [upsample(2), convolution(21, 1, activation="linear"), yolo(2, anchors, (0, 1, 2), True)]
+    third[2].options |= {"alpha": ".5", "beta": "2"}
+    third += [
+        section("upsample", stride=2, scale="1.5"),
+        convolution(21, 1, activation="linear"),
+        yolo(2, anchors, (0, 1, 2), True),
+    ]
     first = [section("crop", crop_height=28, crop_width=28), convolution(2, 3, 4), local(1, 3), dropout(".5")]
     first += [connected(5, "ramp"), *grid(2, 1, side=2)]
     second = [convolution(4, 3, 8), convolution(4, 1), reorg(2), route(-2), maxpool(2, 1), *head(6, ((1, 1),), 1, ".2")]
@@ -138,6 +142,8 @@ def run(network: Darknet) -> None:
     """Shapes are those that the layers say, a loss can be computed, and all of it is finite where the weights are
     no larger than those of a network that finds something."""
     usual = all(bool((tensor.abs() < 100).all()) for tensor in network.state_dict().values())
+    factors = [getattr(layer, name, 1) for layer in network.layers for name in ("alpha", "beta", "scale")]
+    usual = usual and all(abs(factor) < 100 for factor in factors)
 
     def finite(*tensors: torch.Tensor) -> bool:
         return not usual or all(bool(tensor.isfinite().all()) for tensor in tensors)

@@ -117,6 +117,8 @@ OF_FILES = [
     ("data.yaml", "nc: !!timestamp x", "not a YAML file "),
     ("data.yaml", "names: &a [*a, *a]", "aliases are not read; write the value itself"),
     ("data.yaml", "[" * 2000, "nested too deeply"),
+    ("data.yaml", "#" * (1 << 20) + "#", r"data\.yaml: larger than 1 MiB"),
+    ("images/a.txt", "a\n" * (1 << 21) + "a", r"a\.txt: larger than 4 MiB"),
     ("data.yaml", f"train: {LONG}\nnames: [a]", "is not in"),
     ("data.yaml", f"path: {LONG}\ntrain: x\nnames: [a]", "'x' is not in"),
     ("x.data", f"train = {LONG}", "is not in"),

@@ -10,12 +10,13 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from pydet.data.collect import Annotated, Box, Collector, inside, number, read_text
+from pydet.data.collect import LARGEST_OF_PICTURE, Annotated, Box, Collector, inside, number, read_text
 from pydet.data.dataset import DataError
 from pydet.data.source import Read, Source, folders_in, pictures_in, with_ending
 from pydet.files import is_there
 
 _SPLITS = ("train", "val", "valid", "test")
+_LARGEST_YAML = 1 << 20  # PyYAML reads as much in seconds
 _DEEPEST = 10  # lists and mappings in one another
 _NAMES = ("classes.txt", "obj.names", "labels.txt")
 
@@ -49,10 +50,9 @@ class _Loader(yaml.SafeLoader):
 
 def yolo_yaml(path: Path, images: Path | None) -> Source:
     """Ultralytics' `data.yaml`: path, train, val, test, names. What it says to download, or to run, is not."""
+    text = read_text(path, _LARGEST_YAML)
     try:
-        content = yaml.load(read_text(path), _Loader)
-    except DataError:
-        raise
+        content = yaml.load(text, _Loader)
     except Exception as error:  # a date or a number that is none raises what Python raises
         raise DataError(f"{path}: not a YAML file ({error})") from None
     if not isinstance(content, dict):
@@ -271,7 +271,7 @@ def _candidates(picture: Path) -> list[Path]:
 def _lines(file: Path, names: tuple[str, ...] | None, collector: Collector) -> list[tuple[int, Box, str]]:
     """Class, box (x, y, width, height in parts of the picture) and place of every good line."""
     found = []
-    for place, line in enumerate(read_text(file).splitlines(), start=1):
+    for place, line in enumerate(read_text(file, LARGEST_OF_PICTURE).splitlines(), start=1):
         where = f"line {place}"
         fields = line.split()
         values = [number(field) for field in fields]
