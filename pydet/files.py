@@ -97,6 +97,14 @@ def is_file_or_lost(path: Path) -> bool:
     return path.is_file() or (path.is_symlink() and not path.exists())
 
 
+def is_there(path: Path) -> bool:
+    """Whether there is something of that name, which a stranger's file may have made too long for the system."""
+    try:
+        return path.exists()
+    except OSError:
+        return False
+
+
 def is_stream(path: str | os.PathLike[str]) -> bool:
     """Whether it is a device, a pipe or an open file of a process, such as /dev/stdout: nothing to be replaced."""
     parent = os.path.realpath(Path(path).parent)

@@ -2,177 +2,57 @@
 
 `python tests/fuzz.py --seconds 10` takes 10 seconds for each format and prints executions and findings; inputs that
 found something are kept in build/fuzz. Real files are mutated at random, with words that mean something to a format.
+Where atheris is installed, what reaches code that nothing before has reached is kept, too, and mutated further.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
-import io
+import multiprocessing
+import os
 import random
+import re
 import sys
 import tempfile
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-import torch
-from PIL import Image
-from test_data_fuzz import FILES, loaded, prepared
+try:
+    import atheris
+except ImportError:  # it is not there for every Python
+    atheris = None
 
-from pydet.data import DataError
-from pydet.image import ImageError, image_size, read_image
-from pydet.models import (
-    CfgError,
-    Darknet,
-    WeightsError,
-    load_checkpoint,
-    load_weights,
-    read_cfg,
-    save_checkpoint,
-    save_weights,
-)
-from pydet.models.darknet import format_cfg
-from pydet.models.darknet.sections import convolution, net
-from pydet.models.registry import read_lines
-from pydet.models.torchvision import read_state_dict
-from pydet.models.yolov2 import head
-from pydet.training import Settings, SettingsError, read_settings
-from pydet.training.checkpoint import Checkpoint, CheckpointError, plain
-from pydet.training.checkpoint import load as load_training
-from pydet.training.settings import as_toml
-from pydet.training.train import settings_of
-from pydet.wordtree import TreeError, WordTree, read_map
+if TYPE_CHECKING:
+    from fuzz_formats import Format
 
 SLOW = 5.0  # seconds of the processor for one file
-TREE = "animal -1\nthing -1\ncat 0\ndog 0\nPersian 2\nSiamese 2\n"
+MOST_MEMORY = 1024  # MiB
+KEPT = Path("build/fuzz")
+INSTRUMENTED = ["pydet", "PIL", "tomllib", "yaml"]
 WORDS = [
     *(b"", b"0", b"-1", b"1e999", b"nan", b"99999999999999999999", b"2147483648", b"0000000000000000009", b"\xc2\xb2"),
     *(b"\0", b"\xff\xff\xff\xff", b"\xff\xff\xff\x7f", b"\n", b"\r", b"\xef\xbb\xbf", b"\xed\xa0\x80", b"{", b"}"),
     *(b'"', b"null", b"true", b"[", b"]", b"<", b"&x;", b"=", b",", b"F16", b"I64", b"[yolo]", b"[route]", b"../"),
+    *(b"&a [*a, *a]", b"!!int ", b"!!timestamp ", b"2001-99-99", b"[" * 2000, b"<a>" * 2000, b"9" * 5000),
+    b'"model": "ssd300", ',
 ]
-
-
-@dataclass(frozen=True)
-class Format:
-    """How a format is attacked.
-
-    Attributes:
-        name: of the file, as it lies in its folder.
-        seeds: real content.
-        read: the file; it may check what was read.
-        errors: that a bad file may raise; the message must name the file.
-    """
-
-    name: str
-    seeds: list[bytes]
-    read: Callable[[Path], Any]
-    errors: tuple[type[Exception], ...]
 
 
 @dataclass
 class Outcome:
-    """Of a format: how many files were read and refused, and what else happened: what, and by which content."""
+    """Of a format: how many files were read and refused, and what else happened: where, what, and by which content."""
 
     executions: int = 0
     refused: int = 0
-    findings: dict[str, bytes] = field(default_factory=dict)
+    findings: dict[str, tuple[str, bytes]] = field(default_factory=dict)
 
-
-def network() -> Darknet:
-    torch.manual_seed(0)
-    tree = WordTree.parse(TREE, "fuzz")
-    return Darknet([net((64, 64)), convolution(8, 3, 4), *head(6, ((1, 1), (2, 1)), 1, ".2")], tree=tree)
-
-
-def in_bytes(save: Callable[[Path], Any]) -> bytes:
-    with tempfile.TemporaryDirectory() as folder:
-        save(Path(folder) / "file")
-        return (Path(folder) / "file").read_bytes()
-
-
-def read_cfg_and_build(path: Path) -> None:
-    with torch.device("meta"):  # as `load` builds it: no memory
-        Darknet(read_cfg(path))
-
-
-def read_settings_wholly(path: Path) -> None:
-    values = read_settings(path)
-    with contextlib.suppress(SettingsError):  # which names the setting: it may be of the command line as well
-        Settings(**values)
-
-
-def read_map_of_six(path: Path) -> None:
-    assert all(0 <= node < 6 for node in read_map(path, 6))
-
-
-def read_picture(path: Path) -> None:
-    height, width = image_size(path)
-    picture = read_image(path)
-    assert picture.shape == (3, height, width)
-
-
-def read_names(path: Path) -> None:
-    assert all(isinstance(name, str) for name in read_lines(path))
-
-
-def pictures() -> Iterator[tuple[str, bytes]]:
-    noise = random.Random(0).randbytes(3 * 12 * 9)
-    image = Image.frombytes("RGB", (12, 9), noise)
-    for ending, options in {
-        "jpg": {}, "png": {}, "gif": {}, "bmp": {}, "webp": {}, "ppm": {}, "tiff": {"compression": "tiff_lzw"},
-    }.items():  # fmt: skip
-        content = io.BytesIO()
-        image.save(content, {"jpg": "jpeg"}.get(ending, ending), exif=image.getexif(), **options)
-        yield ending, content.getvalue()
-
-
-def dataset_format(name: str) -> Format:
-    """An annotation file among good others; `loaded` checks what comes of it."""
-
-    def read(path: Path) -> None:
-        folder = path.parents[name.count("/")]
-        loaded(folder, {"a.xml": folder, "images/a.txt": folder / "data.yaml"}.get(name, path))
-
-    def made(path: Path) -> None:
-        prepared(path.parent)
-        content = FILES[name]
-        path.write_bytes(content) if isinstance(content, bytes) else content(path)
-
-    return Format(name, [in_bytes(made)], read, (DataError,))
-
-
-def formats() -> dict[str, Format]:
-    model = network()
-    training = Checkpoint(plain(Settings(data="x")), "x", 1, dict(model.state_dict()), None, {"a": [1]}, {}, {})
-    state = in_bytes(lambda path: torch.save(dict(model.state_dict()), path))
-    old = in_bytes(lambda path: torch.save({"a": torch.ones(3)}, path, _use_new_zipfile_serialization=False))
-    found = {
-        "cfg": Format("own.cfg", [format_cfg(model.sections).encode()], read_cfg_and_build, (CfgError,)),
-        "weights": Format(
-            "own.weights", [in_bytes(lambda path: save_weights(model, path))],
-            lambda path: load_weights(network(), path), (WeightsError,),
-        ),
-        "tree": Format("own.tree", [TREE.encode()], WordTree.read, (TreeError,)),
-        "map": Format("own.map", [b"0\n1\n5\n"], read_map_of_six, (TreeError,)),
-        "names": Format("own.names", [b"cat\ndog\n"], read_names, (ValueError,)),
-        "safetensors": Format(
-            "own.safetensors", [in_bytes(lambda path: save_checkpoint(model, path))], load_checkpoint,
-            (WeightsError, CfgError, TreeError, ValueError),
-        ),
-        "pth": Format("own.pth", [state, old], read_state_dict, (WeightsError,)),
-        "checkpoint": Format(
-            "checkpoint.pt", [in_bytes(training.save)], lambda path: settings_of(load_training(path), path),
-            (CheckpointError,),
-        ),
-        "toml": Format("own.toml", [as_toml(Settings(data="x")).encode()], read_settings_wholly, (SettingsError,)),
-    }  # fmt: skip
-    found |= {f"data: {name}": dataset_format(name) for name in FILES}
-    return found | {name: Format(f"own.{name}", [content], read_picture, (ImageError,)) for name, content in pictures()}
+    def found(self, where: str, what: object, content: bytes) -> None:
+        self.findings.setdefault(where, (f"{what}".split("\n")[0][:160], content))
 
 
 def mutated(content: bytes, draw: random.Random) -> bytes:
@@ -196,44 +76,95 @@ def mutated(content: bytes, draw: random.Random) -> bytes:
             start = draw.randrange(len(raw) + 1)
             raw[place:place] = raw[start : start + draw.choice((1, 8, 40))]
         else:
-            raw = bytearray(b" ".join(number_for_number(bytes(raw).split(b" "), draw)))
+            raw = bytearray(word_for_word(bytes(raw), draw))
     return bytes(raw)
 
 
-def number_for_number(words: list[bytes], draw: random.Random) -> list[bytes]:
-    """One of the words is another; formats that are text get other numbers by it."""
-    words[draw.randrange(len(words))] = draw.choice(WORDS)
-    return words
+def word_for_word(content: bytes, draw: random.Random) -> bytes:
+    """One of the words is another, or has changed its place; formats that are text get other numbers by it."""
+    words = re.split(rb"([\s=,:<>\[\]{}\"/]+)", content)  # every second one is what lies between them
+    words[draw.randrange(0, len(words), 2)] = draw.choice((draw.choice(WORDS), draw.choice(words)))
+    return b"".join(words)
+
+
+def execute(target: Format, path: Path, content: bytes, outcome: Outcome) -> None:
+    """One file: what happened is counted in the outcome."""
+    path.write_bytes(content)
+    outcome.executions += 1
+    began = time.process_time()
+    try:
+        target.read(path)
+    except target.errors as error:
+        outcome.refused += 1
+        if path.name not in str(error):
+            outcome.found(f"does not name the file: {place_of(error)}", error, content)
+        if content in target.seeds:
+            outcome.found("refuses a good file", error, content)
+    except Exception as error:
+        outcome.found(f"{type(error).__name__} in {place_of(error)}", error, content)
+    if time.process_time() - began > SLOW:
+        outcome.found("is slow", f"takes more than {SLOW} s", content)
+
+
+def place_of(error: Exception) -> str:
+    """The last line of pydet, or of its tests, that it came through."""
+    own = Path(__file__).parents[1]
+    places = traceback.extract_tb(error.__traceback__)
+    place = [place for place in places if Path(place.filename).is_relative_to(own)][-1]
+    return f"{Path(place.filename).name}:{place.lineno}"
 
 
 def attack(target: Format, folder: Path, draw: random.Random, seconds: float, most: int = sys.maxsize) -> Outcome:
     """Until the seconds or as many executions are over."""
     outcome = Outcome()
-    prepared(folder)
-    if target.name == "a.xml":  # a folder of XML files, nothing else
-        for other in ("data.yaml", "x.data", "list.txt"):
-            (folder / other).unlink()
-    path = folder / target.name
+    target.others(folder)
     end = time.monotonic() + seconds
     while time.monotonic() < end and outcome.executions < most:
-        content = target.seeds[0] if not outcome.executions else mutated(draw.choice(target.seeds), draw)
-        path.write_bytes(content)
-        outcome.executions += 1
-        began = time.process_time()
-        try:
-            target.read(path)
-        except target.errors as error:
-            outcome.refused += 1
-            if path.name not in str(error):
-                outcome.findings.setdefault(f"does not name the file: {error}"[:90], content)
-            if outcome.executions == 1:
-                outcome.findings[f"refuses a good file: {error}"] = content
-        except Exception as error:
-            place = traceback.extract_tb(error.__traceback__)[-1]
-            what = f"{type(error).__name__} in {Path(place.filename).name}:{place.lineno}: {error}"
-            outcome.findings.setdefault(what.split("\n")[0][:160], content)
-        if time.process_time() - began > SLOW:
-            outcome.findings.setdefault(f"takes more than {SLOW} s", content)
+        good = outcome.executions < len(target.seeds)
+        content = target.seeds[outcome.executions] if good else mutated(draw.choice(target.seeds), draw)
+        execute(target, folder / target.name, content, outcome)
+    return outcome
+
+
+def attack_with_feedback(name: str, target: Format, folder: Path, draw: random.Random, seconds: float) -> Outcome:
+    """As `attack`, in a process of its own, which may crash or be ended for the memory that it takes."""
+    target.others(folder)
+    corpus = KEPT / "corpus" / name.replace("/", "-")
+    corpus.mkdir(parents=True, exist_ok=True)
+    for number, seed in enumerate(target.seeds):
+        (corpus / f"seed-{number}").write_bytes(seed)
+    context = multiprocessing.get_context("fork")
+    receive, send = context.Pipe(duplex=False)
+    end = time.monotonic() + seconds
+
+    def run() -> None:
+        outcome = Outcome()
+
+        def one(content: bytes) -> None:
+            execute(target, folder / target.name, content, outcome)
+            if time.monotonic() > end:  # libFuzzer would end the process without a word
+                send.send(outcome)
+                os._exit(0)
+
+        def mutate(content: bytes, size: int, seed: int) -> bytes:
+            return mutated(content, random.Random(seed))[:size] if seed % 2 else atheris.Mutate(content, size)
+
+        longest = max(5000, *(2 * len(seed) for seed in target.seeds))
+        limits = [f"-rss_limit_mb={MOST_MEMORY}", f"-timeout={12 * SLOW:.0f}", f"-max_len={longest}"]
+        options = [f"-seed={draw.randrange(1, 2**32)}", "-verbosity=0", f"-artifact_prefix={folder}/"]
+        atheris.Setup([sys.argv[0], *limits, *options, str(corpus)], one, custom_mutator=mutate)
+        atheris.Fuzz()
+
+    child = context.Process(target=run)
+    child.start()
+    send.close()
+    try:
+        outcome: Outcome = receive.recv()
+    except EOFError:
+        outcome = Outcome()
+    child.join()
+    if child.exitcode:
+        outcome.found("ends the process", f"exit code {child.exitcode}", (folder / target.name).read_bytes())
     return outcome
 
 
@@ -244,21 +175,28 @@ def main() -> int:
     parser.add_argument("--only", default="", help="formats whose name has this in it")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
+    with atheris.instrument_imports(include=INSTRUMENTED) if atheris else contextlib.nullcontext():
+        from fuzz_formats import formats, take_little
+    take_little()
+    if atheris:
+        from torch._weights_only_unpickler import Unpickler
+
+        Unpickler.load = atheris.instrument_func(Unpickler.load)
     seed = random.SystemRandom().randrange(2**32) if options.seed is None else options.seed
-    kept = Path("build/fuzz")
     failed = executions = 0
-    print(f"seed {seed}\n{'format':20}{'executions':>12}{'refused':>10}{'findings':>10}")
+    print(f"seed {seed}\n{'format':30}{'executions':>12}{'refused':>10}{'findings':>10}")
     for name, target in formats().items():
         if options.only not in name:
             continue
         with tempfile.TemporaryDirectory(prefix="fuzz-") as folder:
-            outcome = attack(target, Path(folder) / "data", random.Random(f"{seed} {name}"), options.seconds)
-        print(f"{name:20}{outcome.executions:12,}{outcome.refused:10,}{len(outcome.findings):10}", flush=True)
-        for number, (what, content) in enumerate(outcome.findings.items()):
-            kept.mkdir(parents=True, exist_ok=True)
-            place = kept / f"{number}-{Path(target.name).name}"
+            given = target, Path(folder) / "data", random.Random(f"{seed} {name}"), options.seconds
+            outcome = attack_with_feedback(name, *given) if atheris else attack(*given)
+        print(f"{name:30}{outcome.executions:12,}{outcome.refused:10,}{len(outcome.findings):10}", flush=True)
+        for number, (where, (what, content)) in enumerate(outcome.findings.items()):
+            KEPT.mkdir(parents=True, exist_ok=True)
+            place = KEPT / f"{number}-{name}".replace("/", "-")
             place.write_bytes(content)
-            print(f"  {place}: {what}")
+            print(f"  {place}: {where}: {what}")
         failed += len(outcome.findings)
         executions += outcome.executions
     print(f"{executions:,} executions, {failed} findings")

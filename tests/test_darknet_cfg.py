@@ -97,6 +97,11 @@ def test_weights_given_as_cfg(tmp_path: Path) -> None:
     [
         ("[magic]\n", r"line 5, layer 0 \[magic\]: unknown layer; known ones are connected, convolutional"),
         ("[convolutional]\nsize=3\n", r"line 5, layer 0 \[convolutional\]: the key 'filters' is missing"),
+        (CONVOLUTION + "[dropout]\n" * 5000, r"line 1, \[net\]: 5,001 layers are too many; the limit is 5,000"),
+        (
+            CONVOLUTION + "[upsample]\nscale=1e999\n",
+            r"layer 1 \[upsample\]: scale must be a number below 2\^1024, got 1e999",
+        ),
         ("[convolutional]\nfilters=many\n", r"layer 0 \[convolutional\]: filters must start with an integer.*'many'"),
         ("[convolutional]\nfilters=0\n", r"layer 0 \[convolutional\]: filters must be at least 1, got 0"),
         ("[convolutional]\nfilters=-8\n", "filters must be at least 1, got -8"),

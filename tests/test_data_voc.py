@@ -170,5 +170,5 @@ def test_encodings(tmp_path: Path, encoding: str) -> None:
 def test_a_huge_file_is_not_read(tmp_path: Path) -> None:
     with (tmp_path / "a.xml").open("wb") as file:
         file.truncate(1 << 30)
-    with pytest.raises(DataError, match=r"a.xml: larger than 16 MiB"):
+    with pytest.raises(DataError, match=r"a.xml: larger than 4 MiB"):
         parse_xml(tmp_path / "a.xml")

@@ -11,6 +11,7 @@ from typing import Any
 from pydet.data.collect import Annotated, Collector, inside, number
 from pydet.data.dataset import DataError
 from pydet.data.source import Source, folders_in, with_ending
+from pydet.files import is_there
 
 Entry = dict[str, Any]  # of the file: an image, an annotation or a category
 
@@ -123,11 +124,11 @@ def _annotation(entry: Any, where: str, names: dict[int, str], objects: dict[Any
     crowd = entry.get("iscrowd")
     if crowd not in (None, 0, 1):  # false and true are 0 and 1
         return f"iscrowd must be 0 or 1, got {crowd!r}"
-    area = entry.get("area")
-    if area is not None and number(area) is None:
-        return f"area must be a number, got {area!r}"
+    area = number(entry.get("area"))
+    if entry.get("area") is not None and area is None:
+        return f"area must be a number, got {entry['area']!r}"
     name = names[entry["category_id"]]
-    return Annotated(name, (x, y, x + width, y + height), f"{where} ({name})", crowd=bool(crowd), area=number(area))
+    return Annotated(name, (x, y, x + width, y + height), f"{where} ({name})", crowd=bool(crowd), area=area)
 
 
 def _find_pictures(path: Path, names: list[str]) -> Path:
@@ -145,7 +146,7 @@ def _find_pictures(path: Path, names: list[str]) -> Path:
 
 def _is_there(folder: Path, name: str) -> bool:
     file = inside(folder, name)
-    return file is not None and file.is_file()
+    return file is not None and is_there(file) and file.is_file()
 
 
 def _same_size(entry: Entry, picture: str, size: tuple[int, int], path: Path, collector: Collector) -> bool:

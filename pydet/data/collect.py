@@ -20,7 +20,10 @@ ROUNDING = 1.0
 """Boxes may reach this many pixels beyond the picture: COCO's own do, by rounding."""
 
 LARGEST_FILE = 1 << 24
-"""Bytes of one annotation file of one picture, or of a list; nobody annotates that much by hand."""
+"""Bytes of a list of pictures or of names."""
+
+LARGEST_OF_PICTURE = 1 << 22
+"""Bytes of the annotations of one picture; nobody annotates that much by hand, and it is read in seconds."""
 
 
 class Annotated(NamedTuple):
@@ -181,20 +184,20 @@ def inside(root: Path, name: str, base: Path | None = None) -> Path | None:
     return Path(path)
 
 
-def read_text(path: Path) -> str:
+def read_text(path: Path, most: int = LARGEST_FILE) -> str:
     """A small text file in UTF-8; for Raises see `read_bytes`."""
-    return read_bytes(path).decode("utf-8-sig", errors="replace")
+    return read_bytes(path, most).decode("utf-8-sig", errors="replace")
 
 
-def read_bytes(path: Path) -> bytes:
-    """A small file.
+def read_bytes(path: Path, most: int = LARGEST_FILE) -> bytes:
+    """A file of at most so many bytes.
 
     Raises:
         DataError: It cannot be read, or is too large to be one.
     """
     try:
-        if path.stat().st_size > LARGEST_FILE:
-            raise DataError(f"{path}: larger than {LARGEST_FILE >> 20} MiB, which no annotation of this kind is")
+        if path.stat().st_size > most:
+            raise DataError(f"{path}: larger than {most >> 20} MiB, which no annotation of this kind is")
         return path.read_bytes()
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from None

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 from xml.etree import ElementTree
 
-from pydet.data.collect import Annotated, Collector, number, read_bytes, read_text
+from pydet.data.collect import LARGEST_OF_PICTURE, Annotated, Collector, number, read_bytes, read_text
 from pydet.data.dataset import DataError
 from pydet.data.source import PICTURES, Read, Source, folders_in, pictures_in, with_ending
 
@@ -104,7 +104,7 @@ def parse_xml(path: Path) -> ElementTree.Element:
 
 def _decoded(path: Path) -> str:
     """The text of an XML file, in the encoding that its first bytes or it itself name."""
-    raw = read_bytes(path)
+    raw = read_bytes(path, LARGEST_OF_PICTURE)
     declared = re.match(rb"<\?xml[^>]*encoding=[\"']([\w.-]+)[\"']", raw)
     encoding = declared[1].decode() if declared else "utf-8-sig"
     if raw[:2] in (b"\xff\xfe", b"\xfe\xff"):
@@ -131,7 +131,10 @@ def _listed(part: _Part, files: Sequence[Path], collector: Collector) -> list[Pa
         return list(files)
     by_stem = {file.stem: file for file in files}
     found = []
-    for place, line in enumerate(read_text(part.listed).splitlines(), start=1):
+    lines = read_text(part.listed).splitlines()
+    if not any(map(str.strip, lines)):
+        collector.bad(part.listed, "", "names no pictures")
+    for place, line in enumerate(lines, start=1):
         name = line.strip()  # which may have spaces in it
         if not name:
             continue

@@ -10,11 +10,14 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from pydet.data.collect import Annotated, Box, Collector, inside, number, read_text
+from pydet.data.collect import LARGEST_OF_PICTURE, Annotated, Box, Collector, inside, number, read_text
 from pydet.data.dataset import DataError
 from pydet.data.source import Read, Source, folders_in, pictures_in, with_ending
+from pydet.files import is_there
 
 _SPLITS = ("train", "val", "valid", "test")
+_LARGEST_YAML = 1 << 20  # PyYAML reads as much in seconds
+_DEEPEST = 10  # lists and mappings in one another
 _NAMES = ("classes.txt", "obj.names", "labels.txt")
 
 
@@ -26,18 +29,38 @@ class _Part(NamedTuple):
     class_names: tuple[str, ...] | None
 
 
+class _Loader(yaml.SafeLoader):
+    """Without aliases and deep nesting: a data.yaml needs neither, and a few lines of it take gigabytes or minutes."""
+
+    depth = 0
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        event, problem = self.peek_event(), ""
+        if isinstance(event, yaml.AliasEvent):
+            problem = "aliases are not read; write the value itself"
+        elif self.depth > _DEEPEST:
+            problem = "nested too deeply"
+        if problem:
+            raise yaml.composer.ComposerError(None, None, problem, event.start_mark)
+        self.depth += 1
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
+
+
 def yolo_yaml(path: Path, images: Path | None) -> Source:
     """Ultralytics' `data.yaml`: path, train, val, test, names. What it says to download, or to run, is not."""
+    text = read_text(path, _LARGEST_YAML)
     try:
-        content = yaml.safe_load(read_text(path))
-    except (yaml.YAMLError, RecursionError) as error:
+        content = yaml.load(text, _Loader)
+    except Exception as error:  # a date or a number that is none raises what Python raises
         raise DataError(f"{path}: not a YAML file ({error})") from None
     if not isinstance(content, dict):
         raise DataError(f"{path}: must have the keys train, val, test and names")
     names = _yaml_names(path, content)
     root = images or path.parent
     base = inside(root, str(content.get("path") or "."))
-    if base is None or not base.is_dir():  # it says where the data was on another machine
+    if base is None or not (is_there(base) and base.is_dir()):  # it says where the data was on another machine
         base = root
     splits: dict[str, Read] = {}
     for split in _SPLITS:
@@ -84,7 +107,7 @@ def _yaml_entry(base: Path, root: Path, entry: str) -> Path | None:
     """A folder or a list of pictures, if it is there. Roboflow writes ../train/images where it means train/images."""
     for name in (entry, entry.removeprefix("../")):
         found = inside(root, name, base)
-        if found is not None and found.exists():
+        if found is not None and is_there(found):
             return found
     return None
 
@@ -113,7 +136,7 @@ def darknet_data(path: Path, images: Path | None) -> Source:
 def _first_inside(path: Path, roots: Sequence[Path], name: str) -> Path:
     for root in roots:
         found = inside(root, name)
-        if found is not None and found.exists():
+        if found is not None and is_there(found):
             return found
     looked = " or ".join(map(str, roots))
     raise DataError(f"{path}: {name!r} is not in {looked}; where the files are elsewhere, say so: images=, --images")
@@ -130,7 +153,7 @@ def _root_of(listed: Path, roots: Sequence[Path]) -> Path:
     first = next(iter(read_text(listed).split("\n")), "").strip()
     for root in roots:
         found = inside(root, first)
-        if found is not None and found.is_file():
+        if found is not None and is_there(found) and found.is_file():
             return root
     return roots[0]
 
@@ -175,7 +198,10 @@ def _find_names(folder: Path) -> tuple[str, ...] | None:
 
 
 def _read_names(path: Path) -> tuple[str, ...]:
-    return _unique(path, [line.strip() for line in read_text(path).splitlines() if line.strip()])
+    names = [line.strip() for line in read_text(path).splitlines() if line.strip()]
+    if not names:
+        raise DataError(f"{path}: has no names of classes")
+    return _unique(path, names)
 
 
 def _unique(path: Path, names: Sequence[str]) -> tuple[str, ...]:
@@ -228,7 +254,7 @@ def _pictures(place: Path, root: Path, collector: Collector) -> list[Path]:
 
 def label_file(picture: Path) -> Path | None:
     """Where the objects of a picture stand; None where there is no such file, which means that it has none."""
-    return next((path for path in _candidates(picture) if path.is_file()), None)
+    return next((path for path in _candidates(picture) if is_there(path) and path.is_file()), None)
 
 
 def _candidates(picture: Path) -> list[Path]:
@@ -245,7 +271,7 @@ def _candidates(picture: Path) -> list[Path]:
 def _lines(file: Path, names: tuple[str, ...] | None, collector: Collector) -> list[tuple[int, Box, str]]:
     """Class, box (x, y, width, height in parts of the picture) and place of every good line."""
     found = []
-    for place, line in enumerate(read_text(file).splitlines(), start=1):
+    for place, line in enumerate(read_text(file, LARGEST_OF_PICTURE).splitlines(), start=1):
         where = f"line {place}"
         fields = line.split()
         values = [number(field) for field in fields]

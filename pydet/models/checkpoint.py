@@ -80,22 +80,36 @@ def load_checkpoint(
         image_size, class_names, batch_norm: As for `Darknet`; None for the checkpoint's own.
     """
     metadata, tensors = _read(path)
-    names = metadata["class_names"] if class_names is None else class_names
-    tree = WordTree.parse(metadata["tree"], f"{path} (its tree)") if "tree" in metadata else None
-    with torch.device("meta"):
-        if "model" in metadata:
-            network: DetectionModel = _build(path, metadata, names, image_size)
-        elif sections is None:
-            network = Darknet(
-                parse_cfg(metadata["cfg"], source=f"{path} (its cfg)"), image_size, names, batch_norm, tree
-            )
-        else:
-            network = Darknet(sections, image_size, class_names, batch_norm, tree)
+    try:
+        network = _network(path, metadata, sections, image_size, class_names, batch_norm)
+    except ValueError as error:
+        if class_names is not None or sections is not None or os.fspath(path) in str(error):
+            raise
+        raise WeightsError(f"{os.fspath(path)}: {error}") from None  # class names, say, that are not one for each class
     check_tensors(path, tensors, network.state_dict(), "the model" if "model" in metadata else "the cfg")
     network.load_state_dict({name: _restored(tensor) for name, tensor in tensors.items()}, assign=True)
     if isinstance(network, Darknet):
         network.weights_header = tuple(metadata["weights_header"])
     return network
+
+
+def _network(
+    path: str | os.PathLike[str],
+    metadata: dict[str, Any],
+    sections: Sequence[Section] | None,
+    image_size: tuple[int, int] | None,
+    class_names: Sequence[str] | None,
+    batch_norm: str,
+) -> DetectionModel:
+    """Without memory for its numbers."""
+    names = metadata["class_names"] if class_names is None else class_names
+    tree = WordTree.parse(metadata["tree"], f"{path} (its tree)") if "tree" in metadata else None
+    with torch.device("meta"):
+        if "model" in metadata:
+            return _build(path, metadata, names, image_size)
+        if sections is not None:
+            return Darknet(sections, image_size, class_names, batch_norm, tree)
+        return Darknet(parse_cfg(metadata["cfg"], source=f"{path} (its cfg)"), image_size, names, batch_norm, tree)
 
 
 def _build(
@@ -131,7 +145,7 @@ def _read(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, Tenso
         with safe_open(path, framework="pt") as file:
             metadata = json.loads((file.metadata() or {}).get(METADATA_KEY, "null"))
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no dict
-    except (SafetensorError, ValueError) as error:
+    except (SafetensorError, ValueError, RecursionError) as error:
         raise WeightsError(f"{path}: not a safetensors file, or a damaged one: {error}") from error
     if not isinstance(metadata, dict) or not _says_its_network(metadata):
         raise WeightsError(f"{path}: a safetensors file, but not one of pydet: it does not say what network it is for")

@@ -11,7 +11,7 @@ from pickle import UnpicklingError
 import torch
 from torch import Tensor
 
-from pydet.models.darknet.weights import WeightsError
+from pydet.models.darknet.weights import WeightsError, check_numbers
 from pydet.models.detection import DetectionModel
 
 # The published RetinaNet was saved before torchvision put a module around each convolution.
@@ -78,7 +78,7 @@ def _renamed(state: dict[str, Tensor]) -> dict[str, Tensor]:
 def check_tensors(
     path: str | os.PathLike[str], tensors: dict[str, Tensor], wanted: dict[str, Tensor], network: str
 ) -> None:
-    """Raises WeightsError for the first tensor that is missing, left over, of another shape or not of plain numbers."""
+    """Raises WeightsError for the first tensor that is missing, left over, of another shape or not of good numbers."""
     # How many batches a batch normalisation has seen is for training only; frozen ones do not count.
     counter = "num_batches_tracked"
     for name in wanted:
@@ -96,3 +96,5 @@ def check_tensors(
         if tensor.layout != torch.strided or tensor.is_meta or not (tensor.is_floating_point() or counts):
             kind = "no numbers" if tensor.is_meta else f"{tensor.layout} {tensor.dtype}"
             raise WeightsError(f"{os.fspath(path)}: {name} must be dense and of floating point, got {kind}")
+        if tensor.is_floating_point():
+            check_numbers(path, name, tensor)

@@ -66,8 +66,7 @@ def load(path: Path) -> Checkpoint:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # what is damaged may raise anything there
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CheckpointError(f"{path}: not a checkpoint of pydet train, or a damaged one: {reason}") from None
+        raise CheckpointError(f"{path}: not a checkpoint of pydet train, or a damaged one: {reason(error)}") from None
     if not isinstance(content, dict) or "format" not in content:
         raise CheckpointError(f"{path}: not a checkpoint of pydet train")
     if content.pop("format") != FORMAT:
@@ -77,6 +76,11 @@ def load(path: Path) -> Checkpoint:
     if wrong:
         raise CheckpointError(f"{path}: not a checkpoint of pydet train: {', '.join(sorted(wrong))}")
     return Checkpoint(**content)
+
+
+def reason(error: Exception) -> str:
+    """The first line of what it says, or what it is where it says nothing."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 def random_states(device: torch.device) -> dict[str, Tensor]:

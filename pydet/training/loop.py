@@ -158,11 +158,24 @@ class Loop:
         }
 
     def restore(self, update: int, network: Any, average: Any, optimizer: Any) -> None:
-        self.done = update
+        """Takes what `state` gave.
+
+        Raises:
+            Exception: of any kind, where it is of another network or damaged.
+        """
         self.network.load_state_dict(network)
         if average is not None:
             self.average.network.load_state_dict(average)
-        self.optimizer.load_state_dict(optimizer)
+        own = self.optimizer.state_dict()  # its groups are those of the settings, and the rate is set at every update
+        parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+        for index, kept in optimizer["state"].items():
+            if set(kept) != {"momentum_buffer"}:
+                raise ValueError(f"the optimizer keeps {', '.join(map(str, kept))} of parameter {index}")
+            buffer = kept["momentum_buffer"]
+            if buffer is not None and buffer.shape != parameters[index].shape:
+                raise ValueError(f"the momentum of parameter {index} has shape {list(buffer.shape)}")
+        self.optimizer.load_state_dict({"state": optimizer["state"], "param_groups": own["param_groups"]})
+        self.done = update
 
 
 class NotFiniteAt(Exception):

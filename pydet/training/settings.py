@@ -245,7 +245,7 @@ def read_settings(path: str | Path) -> dict[str, Any]:
         found = tomllib.loads(Path(path).read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise SettingsError(f"{path}: cannot be read ({error.strerror})") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # a number of 5,000 digits, a list in a list in a list ...
         raise SettingsError(f"{path}: not a TOML file: {error}") from None
     check_names(found, str(path))
     return found
@@ -255,7 +255,8 @@ def as_toml(settings: Settings) -> str:
     """What `read_settings` reads."""
 
     def text(value: Any) -> str:
-        return json.dumps(list(value) if isinstance(value, tuple) else value, ensure_ascii=False)
+        words = json.dumps(list(value) if isinstance(value, tuple) else value, ensure_ascii=False)
+        return words.replace("\x7f", "\\u007f")  # which JSON takes as it is, and TOML does not
 
     return "".join(f"{name} = {text(value)}\n" for name, value in dataclasses.asdict(settings).items())
 
@@ -264,7 +265,7 @@ def parse_toml(value: str) -> Any:
     """A value as TOML has it; what is none there is a text."""
     try:
         return tomllib.loads(f"value = {value}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):
         return value
 
 

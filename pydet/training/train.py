@@ -164,10 +164,10 @@ class _Run:
     def _restore(self, loop: Loop, kept: Checkpoint) -> None:
         try:
             loop.restore(kept.update, kept.network, kept.average, kept.optimizer)
-        except (RuntimeError, ValueError, KeyError) as error:
-            reason = str(error).strip().splitlines()[0]
-            raise CheckpointError(f"{self.folder}: its checkpoint is of another network: {reason}") from None
-        checkpoint.restore_random_states(kept.generators, self.group.device)
+            checkpoint.restore_random_states(kept.generators, self.group.device)
+        except Exception as error:  # as in checkpoint.load
+            said = f"its checkpoint is of another network, or damaged: {checkpoint.reason(error)}"
+            raise CheckpointError(f"{self.folder}: {said}") from None
 
     def _network(self) -> DetectionModel:
         settings = self.settings

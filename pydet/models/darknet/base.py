@@ -19,6 +19,7 @@ Shape: TypeAlias = tuple[int, int, int]  # channels, height, width
 # outputs of a layer in an int.
 MAX_WEIGHTS = 2**29
 MAX_OUTPUTS = 2**31 - 1
+MAX_LAYERS = 5000
 
 
 @dataclass

@@ -18,7 +18,7 @@ ALIASES = {
     "soft": "softmax",
 }
 # Official files have at most 20 kB; a bigger one is something else, such as weights.
-MAX_CFG_BYTES = 10 * 1024 * 1024
+MAX_CFG_BYTES = 1024 * 1024
 # 4e5 and 0.8 are no integers: C's atoi would take them for 4 and 0.
 INTEGER = re.compile(r"[+-]?\d{1,18}(?!\d|\.?\d*[eE][+-]?\d|\.0*[1-9])")
 NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?")

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from pydet.letterbox import letterbox, placement, stretch
 from pydet.losses import Targets
-from pydet.models.darknet.base import MAX_OUTPUTS, MAX_WEIGHTS, Before, Layer, Shape
+from pydet.models.darknet.base import MAX_LAYERS, MAX_OUTPUTS, MAX_WEIGHTS, Before, Layer, Shape
 from pydet.models.darknet.cfg import CfgError, Section
 from pydet.models.darknet.connected import Connected, Local
 from pydet.models.darknet.convolutional import Convolutional
@@ -250,10 +250,12 @@ def _own_sections(sections: Sequence[Section], image_size: tuple[int, int] | Non
 def _build_layers(
     sections: Sequence[Section], input_shape: Shape, batch_norm: str, tree: WordTree | None
 ) -> list[Layer]:
+    if len(sections) - 1 > MAX_LAYERS:
+        raise sections[0].error(f"{len(sections) - 1:,} layers are too many; the limit is {MAX_LAYERS:,}")
     before = Before(input_shape, batch_norm, tree=tree)
     _check_outputs(sections[0], input_shape)
     layers: list[Layer] = []
-    weights = 0
+    weights, coarsest = 0, Fraction(1)
     for section in sections[1:]:
         if section.name not in LAYERS:
             raise section.error(f"unknown layer; known ones are {', '.join(LAYERS)}")
@@ -267,7 +269,8 @@ def _build_layers(
         layers.append(layer)
         source = layer.sources[0]
         before.strides.append((before.strides[source] if source >= 0 else Fraction(1)) * layer.stride)
-        layer.multiple = max(before.strides).numerator
+        coarsest = max(coarsest, before.strides[-1])
+        layer.multiple = coarsest.numerator
         _advance(before, layer)
     return layers
 
@@ -316,4 +319,7 @@ def _check_outputs(section: Section, shape: Shape) -> None:
 def _last_uses(sources: Sequence[tuple[int, ...]]) -> list[list[int]]:
     """For each layer, the outputs that it is the last one to use."""
     last = {source: index for index, layer in enumerate(sources) for source in layer}
-    return [[source for source, user in last.items() if user == index] for index in range(len(sources))]
+    unneeded: list[list[int]] = [[] for _ in sources]
+    for source, user in last.items():
+        unneeded[user].append(source)
+    return unneeded

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import struct
 from collections.abc import Iterator, Sequence
@@ -10,6 +11,7 @@ from typing import BinaryIO
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from pydet.files import whole_file
 from pydet.models.darknet.base import Layer
@@ -42,9 +44,21 @@ def load_weights(network: Darknet, path: str | os.PathLike[str]) -> None:
                 if name == "linear.weight" and _is_transposed(header):
                     stored = stored.view(tensor.shape[1], tensor.shape[0]).T.contiguous()
                 state[f"layers.{index}.{name}"] = stored.view(tensor.shape)
+                check_numbers(path, f"layer {index} [{layer.section.name}]: {name}", stored)
     # A network without memory of its own (device "meta") takes the tensors as they are.
     network.load_state_dict(state, strict=False, assign=any(tensor.is_meta for tensor in network.parameters()))
     network.weights_header = header
+
+
+def check_numbers(path: str | os.PathLike[str], name: str, numbers: Tensor) -> None:
+    """Raises WeightsError for NaN, infinity or a variance below 0: a network would find nothing, without a word."""
+    if not numbers.numel():
+        return
+    low, high = (float(bound) for bound in numbers.aminmax())  # both are NaN where one number is
+    if not math.isfinite(high - low):
+        raise WeightsError(f"{os.fspath(path)}: {name} has numbers that are not finite, {low:g} to {high:g}")
+    if name.endswith("running_var") and low < 0:
+        raise WeightsError(f"{os.fspath(path)}: {name} has variances below 0, {low:g}")
 
 
 def save_weights(network: Darknet, path: str | os.PathLike[str]) -> None:
