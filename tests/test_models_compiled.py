@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -92,6 +95,26 @@ def test_exports(batch: Any) -> None:
     with torch.no_grad():
         expected = module(*args)
         assert_same(torch.export.export(module, args).module()(*args), expected)
+
+
+LOAD = """
+import sys, torch, pydet.ops
+program = torch.export.load(sys.argv[1]).module()
+args, expected = torch.load(sys.argv[2])
+with torch.no_grad():
+    for ours, theirs in zip(program(*args), expected, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-3)
+"""
+
+
+def test_an_exported_program_is_loaded_by_another_process(tmp_path: Path) -> None:
+    module, args = Batch(yolo9000().eval()), batch_of((64, 96))
+    with torch.no_grad():
+        torch.export.save(torch.export.export(module, args), tmp_path / "a.pt2")
+        torch.save((args, module(*args)), tmp_path / "a.pt")
+    command = [sys.executable, "-c", LOAD, str(tmp_path / "a.pt2"), str(tmp_path / "a.pt")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 # Every layer whose shape depends on the input's, and heads of two strides.
