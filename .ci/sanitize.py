@@ -38,6 +38,7 @@ ELSEWHERE = (
     "tests/test_triton.py",
     "tests/test_triton_nms.py",
     "tests/test_leaks.py",
+    "tests/test_memory.py",
     "tests/test_cuda_on_cpu.py::test_sanitizers",
     "tests/test_benchmark_results.py::test_extra_memory_is_what_is_neither_input_nor_result",
 )
