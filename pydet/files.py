@@ -105,6 +105,11 @@ def is_there(path: Path) -> bool:
         return False
 
 
+def is_file(path: Path) -> bool:
+    """As `is_there`, of a file."""
+    return is_there(path) and path.is_file()
+
+
 def is_stream(path: str | os.PathLike[str]) -> bool:
     """Whether it is a device, a pipe or an open file of a process, such as /dev/stdout: nothing to be replaced."""
     parent = os.path.realpath(Path(path).parent)

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from pydet.files import is_there
+from pydet.files import is_file
 
 ASSETS = Path(__file__).parent / "assets"
 MAX_BYTES = 10 * 1024 * 1024  # 9k.tree has 140 kB; a cfg may come from a stranger and name any file
@@ -148,7 +148,7 @@ def read_map(path: str | os.PathLike[str], nodes: int) -> list[int]:
 def find_file(path: str | os.PathLike[str]) -> Path | None:
     """The file or, where it is not there, the one of that name that comes with pydet."""
     places = Path(path), ASSETS / Path(path).name
-    return next((place for place in places if is_there(place) and place.is_file()), None)
+    return next((place for place in places if is_file(place)), None)
 
 
 def _text(path: str | os.PathLike[str]) -> str:

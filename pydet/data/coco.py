@@ -11,7 +11,7 @@ from typing import Any
 from pydet.data.collect import Annotated, Collector, inside, number
 from pydet.data.dataset import DataError
 from pydet.data.source import Source, folders_in, with_ending
-from pydet.files import is_there
+from pydet.files import is_file
 
 Entry = dict[str, Any]  # of the file: an image, an annotation or a category
 
@@ -146,7 +146,7 @@ def _find_pictures(path: Path, names: list[str]) -> Path:
 
 def _is_there(folder: Path, name: str) -> bool:
     file = inside(folder, name)
-    return file is not None and is_there(file) and file.is_file()
+    return file is not None and is_file(file)
 
 
 def _same_size(entry: Entry, picture: str, size: tuple[int, int], path: Path, collector: Collector) -> bool:

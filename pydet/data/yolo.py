@@ -13,7 +13,7 @@ import yaml
 from pydet.data.collect import LARGEST_OF_PICTURE, Annotated, Box, Collector, inside, number, read_text
 from pydet.data.dataset import DataError
 from pydet.data.source import Read, Source, folders_in, pictures_in, with_ending
-from pydet.files import is_there
+from pydet.files import is_file, is_there
 
 _SPLITS = ("train", "val", "valid", "test")
 _LARGEST_YAML = 1 << 20  # PyYAML reads as much in seconds
@@ -153,7 +153,7 @@ def _root_of(listed: Path, roots: Sequence[Path]) -> Path:
     first = next(iter(read_text(listed).split("\n")), "").strip()
     for root in roots:
         found = inside(root, first)
-        if found is not None and is_there(found) and found.is_file():
+        if found is not None and is_file(found):
             return root
     return roots[0]
 
@@ -254,7 +254,7 @@ def _pictures(place: Path, root: Path, collector: Collector) -> list[Path]:
 
 def label_file(picture: Path) -> Path | None:
     """Where the objects of a picture stand; None where there is no such file, which means that it has none."""
-    return next((path for path in _candidates(picture) if is_there(path) and path.is_file()), None)
+    return next((path for path in _candidates(picture) if is_file(path)), None)
 
 
 def _candidates(picture: Path) -> list[Path]:

@@ -58,14 +58,12 @@ def batch_norm_leaky_relu(
 
 def _served(x: Tensor, weight: Tensor, bias: Tensor) -> bool:
     return (
-        not torch.compiler.is_compiling()
+        _autograd.is_plain_call()
         and x.device.type == "cpu" == weight.device.type
         and x.dim() == 4
         and x.numel() > x.shape[1]  # one number has no variance, of which torch complains
         and x.is_contiguous(memory_format=torch.channels_last)
         and weight.dtype == bias.dtype == (torch.float64 if x.dtype == torch.float64 else torch.float32)
-        and not torch._C._are_functorch_transforms_active()
-        and torch.autograd.forward_ad._current_level < 0
         and has_internal(OPERATOR, x.device)
     )
 

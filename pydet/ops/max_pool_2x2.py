@@ -31,10 +31,8 @@ def max_pool_2x2(x: Tensor, step: int, size: tuple[int, int]) -> Tensor:
         [B, C, *size].
     """
     served = (
-        not torch.compiler.is_compiling()  # which is also true while a program is exported
+        _autograd.is_plain_call()
         and (step == 2 or not (x.requires_grad and torch.is_grad_enabled()))
-        and not torch._C._are_functorch_transforms_active()
-        and torch.autograd.forward_ad._current_level < 0
         and x.is_contiguous(memory_format=torch.channels_last)
         and x.stride(1) == 1
         and has_internal("_max_pool_2x2", x.device)
