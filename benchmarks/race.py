@@ -19,6 +19,9 @@ SLOW, ROUNDS_OF_THE_SLOW = 0.5, 3
 THREADS_ARE_ASLEEP = 0.06
 """Seconds after which idle threads no longer take a processor from who comes next: those of torch's OpenMP were seen
 spinning for 10 ms after a call, those of onnxruntime for 40 ms."""
+SHORT = 0.1
+"""What takes fewer seconds is called once between the rest and its sample: a thread that sleeps may take milliseconds to
+wake (8 were seen, two ticks of Linux's scheduler). What is measured is a call among others, of every contender."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +81,8 @@ def sample(
                     continue
                 if rest:
                     time.sleep(rest)
-                if again or calls[name] > 1:
+                asleep = rest > 0 and min(samples[name]) < SHORT
+                if again or asleep or calls[name] > 1:
                     function()  # what ran before it has emptied the caches
                 samples[name].append(_seconds(function, calls[name], clock))
     finally:

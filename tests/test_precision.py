@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -9,10 +10,14 @@ from typing import Any
 
 import pytest
 import torch
+from torch.nn import functional as F
 
 import pydet
 from pydet import cli, models
 from pydet.models import packed, precision
+from pydet.models.darknet.base import Before
+from pydet.models.darknet.cfg import Section
+from pydet.models.darknet.connected import Connected
 from pydet.models.packed import PackedConv2d, PackedWeight
 from pydet.models.retinanet import RetinaNet
 from pydet.models.ssd import SSD
@@ -96,6 +101,34 @@ def test_sum_and_relu_in_one_pass(dtype: torch.dtype) -> None:
     assert found.data_ptr() == address
     tolerance = max(4 * torch.finfo(dtype).eps, 1e-5)
     torch.testing.assert_close(found.double(), exact, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.skipif(not packed.available(), reason="only on x86 with oneDNN")
+@pytest.mark.parametrize("dtype", [d for d in packed.DTYPES if packed.computes_in(d)], ids=str)
+@pytest.mark.parametrize("activation", packed.FUSED_ACTIVATIONS)
+@torch.no_grad()  # not inference mode, whose tensors do not count how often they are changed
+def test_a_connected_layer_is_laid_out_once_for_every_batch(
+    activation: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    made, reorder = [], torch.ops.mkldnn._reorder_linear_weight
+    monkeypatch.setattr(torch.ops.mkldnn, "_reorder_linear_weight", lambda *a: made.append(a) or reorder(*a))
+    layer = Connected(Section("connected", {"output": "37", "activation": activation}), Before((16, 5, 3))).to(dtype)
+    layer.requires_grad_(False)
+    exact = copy.deepcopy(layer).double()
+    monkeypatch.setattr(torch.nn.Linear, "forward", None)
+    for batch in (1, 4, 3):
+        x = torch.randn(batch, 16, 5, 3).to(dtype)
+        expected = F.linear(x.double().flatten(1), exact.linear.weight, exact.linear.bias)
+        expected = exact.activate(expected)[:, :, None, None]
+        tolerance = max(4 * torch.finfo(dtype).eps, 1e-5)
+        torch.testing.assert_close(layer(x).double(), expected, rtol=tolerance, atol=tolerance)
+    assert len(made) == 1
+    layer.load_state_dict({name: 2 * t for name, t in layer.state_dict().items()})
+    torch.testing.assert_close(
+        layer(x).double()[expected > 0], 2 * expected[expected > 0], rtol=tolerance, atol=tolerance
+    )
+    assert len(made) == 2
 
 
 @pytest.mark.skipif(not packed.available(), reason="only on x86 with oneDNN")

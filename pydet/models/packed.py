@@ -1,16 +1,18 @@
-"""Convolutions on the CPU with weights laid out once for oneDNN.
+"""Convolutions and fully connected layers on the CPU with weights laid out once for oneDNN.
 
-torch lays the weights out anew in every call. Where the maps are small and the weights many, at the end of a detector,
-this takes as long as a fifth of the convolution, in bfloat16 as long as the convolution; and an activation of its own
-is one more pass over the map. oneDNN can do better, but torch offers it only under names that begin with an underscore
-(its own compiler uses them since torch 2.0): where they are missing, `convolve` says so by returning None, and the
-caller does it the ordinary way.
+torch lays the weights of a convolution out anew in every call. Where the maps are small and the weights many, at the
+end of a detector, this takes as long as a fifth of the convolution, in bfloat16 as long as the convolution; and an
+activation of its own is one more pass over the map. Those of a fully connected layer it takes as they lie, which are
+read at half the speed. oneDNN can do better, but torch offers it only under names that begin with an underscore (its
+own compiler uses them since torch 2.0): where they are missing, `convolve` and `connect` say so by returning None, and
+the caller does it the ordinary way.
 """
 
 from __future__ import annotations
 
 import platform
 import weakref
+from collections.abc import Callable
 from functools import cache
 from typing import NamedTuple
 
@@ -29,7 +31,13 @@ DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 @cache
 def available() -> bool:
     """Only where it has been measured to help: x86."""
-    operators = ("_convolution_pointwise", "_convolution_pointwise_", "_reorder_convolution_weight")
+    operators = (
+        "_convolution_pointwise",
+        "_convolution_pointwise_",
+        "_linear_pointwise",
+        "_reorder_convolution_weight",
+        "_reorder_linear_weight",
+    )
     return (
         torch.backends.mkldnn.is_available()
         and platform.machine().lower() in ("x86_64", "amd64")
@@ -60,7 +68,7 @@ class Layouts(NamedTuple):
         storage: the weight's memory; by its address alone, new memory in the place of what was freed would be taken
             for it.
         version: how often the weight's numbers have been changed; tensors of inference mode do not count that.
-        of_size: by the height and width of a map.
+        of_size: by the height and width of a map; that of a fully connected layer by ().
     """
 
     storage: weakref.ref[torch.UntypedStorage] | None
@@ -77,7 +85,7 @@ class Layouts(NamedTuple):
 
 
 class PackedWeight:
-    """The weight of a convolution in oneDNN's layout; made when it is first used, and again when the weight changes.
+    """The weight of one layer in oneDNN's layout; made when it is first used, and again when the weight changes.
 
     A copy of it, in memory or in a file, is empty: such tensors cannot be copied, and need not be.
 
@@ -98,18 +106,11 @@ class PackedWeight:
 
     def convolve(self, conv: nn.Conv2d, activation: str, x: Tensor, onto: Tensor | None = None) -> Tensor | None:
         """activation(conv(x) + onto), in the memory of `onto`; None where it has to be done the ordinary way."""
-        if torch.compiler.is_compiling():  # first: the compiler lays weights out by itself, and follows nothing below
-            return None
-        if x.device.type != "cpu" or x.dtype not in DTYPES or activation not in FUSED_ACTIVATIONS or not available():
-            return None
-        if x.dtype != conv.weight.dtype or not computes_in(x.dtype):
-            return None
-        if torch.is_grad_enabled() and (x.requires_grad or conv.weight.requires_grad):
-            return None
-        if torch.is_autocast_enabled("cpu") or not len(x):
+        if not _can(conv.weight, activation, x):
             return None
         geometry = (conv.padding, conv.stride, conv.dilation, conv.groups)
-        weight = self._laid_out(conv.weight, x, geometry)
+        reorder = torch.ops.mkldnn._reorder_convolution_weight
+        weight = self._laid_out(conv.weight, tuple(x.shape[2:]), reorder, *geometry, [1, *x.shape[1:]])
         name, parameters = FUSED_ACTIVATIONS[activation]
         if onto is None:
             return torch.ops.mkldnn._convolution_pointwise(x, weight, conv.bias, *geometry, name, parameters, "")
@@ -119,15 +120,37 @@ class PackedWeight:
             onto, x, weight, conv.bias, *geometry, "add", 1.0, name, parameters, ""
         )
 
-    def _laid_out(self, weight: Tensor, x: Tensor, geometry: tuple[object, ...]) -> Tensor:
-        layouts, size = self._layouts, tuple(x.shape[2:])  # looked up once: another thread may put new ones there
+    def connect(self, linear: nn.Linear, activation: str, x: Tensor) -> Tensor | None:
+        """activation(linear(x)) of x [B, inputs]; None where it has to be done the ordinary way."""
+        if not _can(linear.weight, activation, x):
+            return None
+        # The layout for one picture does for batches too: it is faster than torch for any number.
+        weight = self._laid_out(linear.weight, (), torch.ops.mkldnn._reorder_linear_weight, 1)
+        return torch.ops.mkldnn._linear_pointwise(x, weight, linear.bias, *FUSED_ACTIVATIONS[activation], "")
+
+    def _laid_out(
+        self, weight: Tensor, size: tuple[int, ...], reorder: Callable[..., Tensor], *arguments: object
+    ) -> Tensor:
+        layouts = self._layouts  # looked up once: another thread may put new ones there
         full = size not in layouts.of_size and len(layouts.of_size) >= self.most_sizes
         if full or not layouts.are_of(weight):
             layouts = self._layouts = Layouts.none_yet(weight)
         if size not in layouts.of_size:
-            reorder = torch.ops.mkldnn._reorder_convolution_weight
-            layouts.of_size[size] = reorder(weight, *geometry, [1, *x.shape[1:]])
+            layouts.of_size[size] = reorder(weight, *arguments)
         return layouts.of_size[size]
+
+
+def _can(weight: Tensor, activation: str, x: Tensor) -> bool:
+    """Whether oneDNN computes this layer here, and nothing is lost by it."""
+    if torch.compiler.is_compiling():  # first: the compiler lays weights out by itself, and follows nothing below
+        return False
+    if x.device.type != "cpu" or x.dtype not in DTYPES or activation not in FUSED_ACTIVATIONS or not available():
+        return False
+    if x.dtype != weight.dtype or not computes_in(x.dtype):
+        return False
+    if torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad):
+        return False
+    return bool(len(x)) and not torch.is_autocast_enabled("cpu")
 
 
 class PackedConv2d(nn.Conv2d):

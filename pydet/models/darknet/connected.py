@@ -12,6 +12,7 @@ from pydet.models.darknet.activations import activation_of
 from pydet.models.darknet.base import MAX_WEIGHTS, Before, Layer, Shape
 from pydet.models.darknet.cfg import Section
 from pydet.models.darknet.convolutional import BatchNorm
+from pydet.models.packed import PackedWeight
 
 
 class Connected(Layer):
@@ -26,6 +27,7 @@ class Connected(Layer):
         normalised = bool(section.integer("batch_normalize", 0))
         self.linear = nn.Linear(self.inputs, self.outputs, bias=not normalised)
         self.norm = BatchNorm(self.outputs, before.batch_norm) if normalised else None
+        self.packed = PackedWeight()
 
     def output_shape(self, *shapes: Shape) -> Shape:
         channels, height, width = shapes[0]
@@ -34,7 +36,12 @@ class Connected(Layer):
         return self.outputs, 1, 1
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.linear(x.flatten(1))[:, :, None, None]
+        x = x.flatten(1)
+        if self.norm is None:
+            result = self.packed.connect(self.linear, self.activation, x)
+            if result is not None:
+                return result[:, :, None, None]
+        x = self.linear(x)[:, :, None, None]
         return self.activate(x if self.norm is None else self.norm(x))
 
     def darknet_tensors(self) -> dict[str, Tensor]:
