@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import re
 import warnings
-from pathlib import Path
 from pickle import UnpicklingError
 
 import torch
 from torch import Tensor
 
+from pydet.files import check_readable
 from pydet.models.darknet.weights import WeightsError, check_numbers
 from pydet.models.detection import DetectionModel
 
@@ -38,8 +38,7 @@ def read_state_dict(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     Raises:
         WeightsError: there is something else in it.
     """
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"{os.fspath(path)}: no such file")
+    check_readable(path)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about the version of a pickle that is refused below
