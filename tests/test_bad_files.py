@@ -168,6 +168,18 @@ def test_metadata_of_the_wrong_kind(capsys: pytest.CaptureFixture[str], change: 
     )
 
 
+@pytest.mark.parametrize(
+    ("name", "option"),
+    [("ssd300", "width"), ("retinanet-resnet50-v2", "width"), ("retinanet-resnet50", "shortest")],
+)
+def test_options_of_nothing(name: str, option: str, capsys: pytest.CaptureFixture[str]) -> None:
+    network = models.MODELS[name].build(["none", "a"], width=1)
+    network.options = {"width": 1, option: 0}
+    models.save_checkpoint(network, "x.safetensors")
+    kind = type(network).__name__
+    assert said(capsys, "--weights", "x.safetensors") == f"x.safetensors: {kind}: {option} must be at least 1, got 0"
+
+
 def test_truncated_weights(capsys: pytest.CaptureFixture[str]) -> None:
     for count in (0, 10):
         assert said(capsys, "--cfg", "good.cfg", "--weights", cut("good.weights", count)) == (
