@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from pydet.files import is_there
 from pydet.models.checkpoint import load_checkpoint, save_checkpoint
 from pydet.models.darknet import CfgError, ClassNamesError, Darknet, WeightsError, load_weights, read_cfg, save_weights
 from pydet.models.detection import DetectionModel
@@ -99,6 +100,7 @@ def load(
         raise ValueError(f"load: cfg={os.fspath(cfg)!r} needs weights=...: a .weights or .safetensors file")
     if weights is None:
         weights = _embedded(model)
+    _check_official(Path(weights))
     try:
         network = _network(model, weights, cfg, size, names, batch_norm)
         if own and named is not None and named not in like(network):
@@ -178,6 +180,13 @@ def _embedded(model: str) -> Path:
         )
         raise ValueError(f"load: the weights of {model} do not come with pydet{where}{advice}")
     return path
+
+
+def _check_official(weights: Path) -> None:
+    """Where an official file of that name is to be had, if it is not there."""
+    offered = next((d.weights for d in MODELS.values() if d.weights and d.weights.file == weights.name), None)
+    if offered is not None and not is_there(weights):
+        raise FileNotFoundError(f"{weights}: no such file; its author offers {offered}")
 
 
 def _read_names(names: Sequence[str] | str | os.PathLike[str] | None) -> list[str] | None:
