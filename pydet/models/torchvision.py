@@ -89,6 +89,8 @@ def check_tensors(
             if counts:
                 continue
             raise WeightsError(f"{os.fspath(path)}: {name} does not belong to the network of {network}")
+        if tensor.is_nested:  # which has no shape
+            raise WeightsError(f"{os.fspath(path)}: {name} must be dense and of floating point, got a nested tensor")
         if tensor.shape != wanted[name].shape:
             needed = list(wanted[name].shape)
             raise WeightsError(f"{os.fspath(path)}: {name} has shape {list(tensor.shape)}, {network} needs {needed}")
