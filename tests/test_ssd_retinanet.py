@@ -336,6 +336,8 @@ def test_mistakes() -> None:
         SSD(NAMES, 400)
     with pytest.raises(ValueError, match="at least one class, got 1"):
         SSD(["background"])
+    with pytest.raises(ValueError, match="RetinaNet: class_names must be at least one, got 0"):
+        RetinaNet([])
     with pytest.raises(ValueError, match="version must be 1 or 2, got 3"):
         RetinaNet(NAMES, version=3)
     with pytest.raises(ValueError, match="depth must be one of 50, 101, got 34"):
