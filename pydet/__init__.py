@@ -18,8 +18,9 @@ __version__ = "0.1.0"
 __all__ = ["keep_freed_memory", "load", "ops"]
 
 
-def load(model: str = "yolov3-tiny", **options: Any) -> Detector:
-    """A detector, ready to be called on pictures; the options are those of `pydet.models.load`."""
+def load(model: str | None = None, **options: Any) -> Detector:
+    """A detector, ready to be called on pictures: YOLOv3-tiny unless the options, those of `pydet.models.load`, name
+    another."""
     from pydet import models
     from pydet.detector import Detector
 

@@ -112,12 +112,16 @@ class Detector:
     Args:
         model: A detection model of `pydet.models`: called in evaluation mode on a list of uint8 pictures
             ``[3, H, W]`` with a score and an IoU threshold, it returns one dict of boxes, labels and scores each; it
-            knows its `class_names`.
+            knows its `label_names`.
     """
 
     def __init__(self, model: nn.Module) -> None:
         self.model = model.eval()
-        self.class_names: tuple[str, ...] = tuple(model.class_names)  # type: ignore[arg-type]
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The name of each label that is found: of a WordTree with a map, those of the nodes in it."""
+        return tuple(self.model.label_names)  # type: ignore[arg-type]
 
     @property
     def tree(self) -> WordTree | None:

@@ -110,6 +110,16 @@ def is_file(path: Path) -> bool:
     return is_there(path) and path.is_file()
 
 
+def check_readable(path: str | os.PathLike[str]) -> None:
+    """Raises OSError unless it is a file that can be read: for libraries that take any of it for a damaged file."""
+    if Path(path).is_dir():
+        raise IsADirectoryError(f"{os.fspath(path)}: is a folder, not a file")
+    if not is_file(Path(path)):
+        raise FileNotFoundError(f"{os.fspath(path)}: no such file")
+    with Path(path).open("rb"):
+        pass
+
+
 def is_stream(path: str | os.PathLike[str]) -> bool:
     """Whether it is a device, a pipe or an open file of a process, such as /dev/stdout: nothing to be replaced."""
     parent = os.path.realpath(Path(path).parent)

@@ -168,6 +168,18 @@ def test_metadata_of_the_wrong_kind(capsys: pytest.CaptureFixture[str], change: 
     )
 
 
+@pytest.mark.parametrize(
+    ("name", "option"),
+    [("ssd300", "width"), ("retinanet-resnet50-v2", "width"), ("retinanet-resnet50", "shortest")],
+)
+def test_options_of_nothing(name: str, option: str, capsys: pytest.CaptureFixture[str]) -> None:
+    network = models.MODELS[name].build(["none", "a"], width=1)
+    network.options = {"width": 1, option: 0}
+    models.save_checkpoint(network, "x.safetensors")
+    kind = type(network).__name__
+    assert said(capsys, "--weights", "x.safetensors") == f"x.safetensors: {kind}: {option} must be at least 1, got 0"
+
+
 def test_truncated_weights(capsys: pytest.CaptureFixture[str]) -> None:
     for count in (0, 10):
         assert said(capsys, "--cfg", "good.cfg", "--weights", cut("good.weights", count)) == (
@@ -191,6 +203,55 @@ def test_truncated_pth(capsys: pytest.CaptureFixture[str]) -> None:
         message = said(capsys, "--model", "ssd300", "--weights", cut("good.pth", count))
         assert message.startswith(start)  # the rest are torch's words, which differ by version and place of the cut
         assert len(message) > len(start)
+
+
+def test_a_model_and_what_says_itself_that_it_is_another(capsys: pytest.CaptureFixture[str]) -> None:
+    embedded = str(models.ASSETS / "yolov3-tiny.safetensors")
+    assert main(["detect", DOG, "--no-pictures", "--model", "yolov3-tiny", "--weights", embedded]) == 0
+    capsys.readouterr()
+    for name in ("yolov3", "ssd300"):
+        assert said(capsys, "--model", name, "--weights", embedded) == f"{embedded}: for yolov3-tiny, not for {name}"
+    assert said(capsys, "--model", "yolov3-tiny", "--weights", "good.safetensors") == (
+        "good.safetensors: for a network that has no name, not for yolov3-tiny"
+    )
+    models.save_checkpoint(models.MODELS["ssd300"].build(["none", "a"], width=1), "ssd.safetensors")
+    for name in ("yolov3-tiny", "ssd512"):
+        assert said(capsys, "--model", name, "--weights", "ssd.safetensors") == (
+            f"ssd.safetensors: for ssd300, not for {name}"
+        )
+    assert said(capsys, "--model", "yolov9", "--weights", embedded).startswith("load: unknown model 'yolov9'; known")
+
+
+def test_a_model_and_a_cfg(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["detect", DOG, "--model", "yolov3", "--cfg", "good.cfg", "--weights", "good.weights"])
+    assert "error: argument --cfg: not allowed with argument --model" in capsys.readouterr().err
+    with pytest.raises(models.WeightsError, match=r"^good\.cfg: for a network that has no name, not for yolov3$"):
+        models.load("yolov3", cfg="good.cfg", weights="good.weights")
+    Path("v2.cfg").write_text(format_cfg(models.MODELS["yolov2-voc"].sections()))
+    with pytest.raises(models.WeightsError, match=r"^good\.weights: too short"):  # its layers are those of YOLOv2
+        models.load("yolov2", cfg="v2.cfg", weights="good.weights")
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
+def test_a_folder_for_a_checkpoint(suffix: str, capsys: pytest.CaptureFixture[str]) -> None:
+    Path(f"folder{suffix}").mkdir()
+    options = ["--weights", f"folder{suffix}", *(["--model", "ssd300"] if suffix == ".pth" else [])]
+    assert said(capsys, *options) == f"folder{suffix}: is a folder, not a file"
+
+
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="whoever may do all may read all")
+@pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
+def test_a_checkpoint_that_may_not_be_read(suffix: str, capsys: pytest.CaptureFixture[str]) -> None:
+    Path(f"good{suffix}").chmod(0)
+    options = ["--weights", f"good{suffix}", *(["--model", "ssd300"] if suffix == ".pth" else [])]
+    assert said(capsys, *options) == f"good{suffix}: Permission denied"
+
+
+def test_an_empty_file_of_names(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("no.names").write_text("\n\n")
+    for options in (["--model", "yolov3", "--weights", "good.weights"], ["--weights", "good.safetensors"]):
+        assert said(capsys, *options, "--names", "no.names") == "no.names: no class names in it"
 
 
 def test_checkpoints_of_another_model(capsys: pytest.CaptureFixture[str]) -> None:

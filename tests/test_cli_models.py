@@ -56,6 +56,8 @@ def test_summary_of_a_darknet(capsys: pytest.CaptureFixture[str]) -> None:
     # 3 * 3 * 3 * 16 weights and four numbers of batch normalisation for each filter; 2 operations a weight and pixel.
     assert first[-2:] == ["496", str(round(2 * 432 * 416 * 416 / 1e6))]
     assert len([line for line in lines if line.startswith("layers.")]) == 24
+    # The author's file has 8,858,734 numbers, two of which for each of 3,184 filters are means and variances.
+    assert "8,852,366 parameters (8,858,734 numbers with" in lines[-1]
     assert "5.56 GFLOP" in lines[-1]
 
 
@@ -133,6 +135,8 @@ def test_export_does_not_take_the_weights_for_the_file_to_write(
         ),
         (["small.weights", "a.safetensors"], "small.weights: too short: layer"),
         (["nothing.weights", "a.safetensors", "--cfg", "small.cfg"], "nothing.weights: No such file or directory"),
+        (["small.weights", "a.safetensors", "--model", "yolov9"], "load: unknown model 'yolov9'; known ones are"),
+        (["small.weights", "a.weights", "--cfg", "small.cfg", "--half"], "--half is for .safetensors, Darknet's"),
     ],
 )
 def test_convert_says_what_is_wrong(

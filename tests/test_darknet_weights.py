@@ -257,6 +257,9 @@ def test_half_precision_that_would_overflow(tmp_path: Path) -> None:
         checkpoint.save_checkpoint(network, tmp_path / "a.safetensors", torch.bfloat16)
 
 
+SSD_FILE = "ssd300_vgg16_coco-b556d3b4.pth"
+
+
 def test_load_says_what_to_do(tmp_path: Path) -> None:
     for name, hint in [
         ("YOLOv3_tiny", "is yolov3-tiny meant? "),
@@ -280,6 +283,11 @@ def test_load_says_what_to_do(tmp_path: Path) -> None:
     for name in ("none.weights", "none.safetensors"):
         with pytest.raises(FileNotFoundError, match=name):
             models.load(weights=tmp_path / name)
+    for name, where in (("yolov3.weights", "pjreddie.com/darknet/yolo/"), (SSD_FILE, "download.pytorch.org/models/")):
+        with pytest.raises(
+            FileNotFoundError, match=rf"{name}: no such file; its author offers {name} .*https://{where}"
+        ):
+            models.load("ssd300" if name == SSD_FILE else None, weights=tmp_path / name)
     with pytest.raises(ValueError, match="class_names must be 80 names, one per class, got 1"):
         models.load(class_names=["one"])
     with pytest.raises(WeightsError, match=r"layer 15 \[convolutional\] needs|too long"):

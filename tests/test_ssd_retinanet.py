@@ -299,6 +299,8 @@ def test_names_of_a_training_with_several_gpus(tmp_path: Path) -> None:
         (lambda t: t.to("meta"), "must be dense and of floating point, got no numbers"),
         (lambda t: t.int(), r"must be dense and of floating point, got torch\.strided torch\.int32"),
         (lambda t: t.to(torch.complex64), r"got torch\.strided torch\.complex64"),
+        (lambda t: torch.nested.nested_tensor([t, t[:1]]), "must be dense and of floating point, got a nested tensor"),
+        (lambda t: torch.full_like(t, 1e300, dtype=torch.float64), "has numbers that are not finite, inf to inf"),
     ],
 )
 def test_tensors_that_are_no_weights(change: Any, message: str, tmp_path: Path) -> None:
@@ -310,6 +312,15 @@ def test_tensors_that_are_no_weights(change: Any, message: str, tmp_path: Path) 
     with pytest.raises(WeightsError, match=rf"a\.pth: {last} {message}" if message[0] == "m" else message):
         models.load_torchvision(network, tmp_path / "a.pth")
     assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
+
+
+@pytest.mark.parametrize("dtype", [torch.float8_e5m2, torch.bfloat16, torch.float64])
+def test_weights_of_other_precision(dtype: torch.dtype, tmp_path: Path) -> None:
+    network, copy = (RetinaNet(NAMES, width=4) for _ in range(2))
+    state = {name: tensor.to(dtype) for name, tensor in network.state_dict().items()}
+    torch.save(state, tmp_path / "a.pth")
+    models.load_torchvision(copy, tmp_path / "a.pth")
+    assert all(torch.equal(tensor, state[name].float()) for name, tensor in copy.state_dict().items())
 
 
 def test_a_counter_of_another_shape(tmp_path: Path) -> None:
@@ -325,6 +336,8 @@ def test_mistakes() -> None:
         SSD(NAMES, 400)
     with pytest.raises(ValueError, match="at least one class, got 1"):
         SSD(["background"])
+    with pytest.raises(ValueError, match="RetinaNet: class_names must be at least one, got 0"):
+        RetinaNet([])
     with pytest.raises(ValueError, match="version must be 1 or 2, got 3"):
         RetinaNet(NAMES, version=3)
     with pytest.raises(ValueError, match="depth must be one of 50, 101, got 34"):

@@ -54,9 +54,10 @@ def add_data_options(parser: argparse.ArgumentParser, split: str) -> None:
 def add_model_options(parser: argparse.ArgumentParser, threshold: float) -> None:
     """Which detector, and what it keeps."""
     model = parser.add_argument_group("model")
-    model.add_argument("--model", default="yolov3-tiny", metavar="NAME", help="default: yolov3-tiny, COCO's 80 classes")
+    network = model.add_mutually_exclusive_group()
+    network.add_argument("--model", metavar="NAME", help="default: yolov3-tiny, COCO's 80 classes")
     model.add_argument("--weights", type=Path, metavar="FILE", help=".weights, .pth or .safetensors")
-    model.add_argument("--cfg", type=Path, metavar="FILE", help="Darknet .cfg of your own model, instead of --model")
+    network.add_argument("--cfg", type=Path, metavar="FILE", help="Darknet .cfg of your own model, instead of --model")
     model.add_argument("--names", type=Path, metavar="FILE", help="class names of your own model, one a line")
     model.add_argument("--size", type=image_size, metavar="N|HxW", help="network input in pixels, multiples of 32")
     shown = f"keep objects with a score above this, 0..1 (default: {threshold})"

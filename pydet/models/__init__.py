@@ -8,11 +8,21 @@ from pathlib import Path
 
 import torch
 
+from pydet.files import is_there
 from pydet.models.checkpoint import load_checkpoint, save_checkpoint
 from pydet.models.darknet import CfgError, ClassNamesError, Darknet, WeightsError, load_weights, read_cfg, save_weights
 from pydet.models.detection import DetectionModel
 from pydet.models.precision import dtype_of
-from pydet.models.registry import ASSETS, MODELS, DarknetDefinition, Definition, TorchvisionDefinition, find, read_lines
+from pydet.models.registry import (
+    ASSETS,
+    MODELS,
+    DarknetDefinition,
+    Definition,
+    TorchvisionDefinition,
+    find,
+    like,
+    read_lines,
+)
 from pydet.models.retinanet import RetinaNet
 from pydet.models.ssd import SSD
 from pydet.models.torchvision import load_torchvision
@@ -41,8 +51,11 @@ __all__ = [
 ]
 
 
+DEFAULT = "yolov3-tiny"  # whose weights come with pydet
+
+
 def load(
-    model: str = "yolov3-tiny",
+    model: str | None = None,
     weights: str | os.PathLike[str] | None = None,
     cfg: str | os.PathLike[str] | None = None,
     device: str | torch.device = "cpu",
@@ -55,7 +68,7 @@ def load(
     """A network with its weights, in evaluation mode.
 
     Args:
-        model: One of `MODELS`. A `cfg`, or a checkpoint as `weights`, says itself what network it is.
+        model: One of `MODELS`. None: YOLOv3-tiny, or whatever the `cfg`, or a checkpoint as `weights`, says it is for.
         weights: A Darknet `.weights` file, torchvision's `.pth` of SSD or RetinaNet, or a `.safetensors` checkpoint;
             None for those that come with pydet.
         cfg: A Darknet cfg: other classes, anchors, masks, sizes.
@@ -74,6 +87,7 @@ def load(
             weights that are damaged or of another network (WeightsError).
         OSError: A file is not there or cannot be read.
     """
+    named, model = model, find(DEFAULT if model is None else model).name
     own = cfg is not None or (weights is not None and Path(weights).suffix.lower() != ".weights")
     dtype = dtype_of(precision, device, None if own else model)
     size = (image_size, image_size) if isinstance(image_size, int) else image_size
@@ -86,8 +100,12 @@ def load(
         raise ValueError(f"load: cfg={os.fspath(cfg)!r} needs weights=...: a .weights or .safetensors file")
     if weights is None:
         weights = _embedded(model)
+    _check_official(Path(weights))
     try:
         network = _network(model, weights, cfg, size, names, batch_norm)
+        if own and named is not None and named not in like(network):
+            what = " or ".join(like(network)) or "a network that has no name"
+            raise WeightsError(f"{os.fspath(weights if cfg is None else cfg)}: for {what}, not for {named}")
     except ClassNamesError as error:
         source = f"{os.fspath(class_names)}: " if isinstance(class_names, (str, os.PathLike)) else ""
         raise ClassNamesError(f"{source}{error}") from None
@@ -164,9 +182,19 @@ def _embedded(model: str) -> Path:
     return path
 
 
+def _check_official(weights: Path) -> None:
+    """Where an official file of that name is to be had, if it is not there."""
+    offered = next((d.weights for d in MODELS.values() if d.weights and d.weights.file == weights.name), None)
+    if offered is not None and not is_there(weights):
+        raise FileNotFoundError(f"{weights}: no such file; its author offers {offered}")
+
+
 def _read_names(names: Sequence[str] | str | os.PathLike[str] | None) -> list[str] | None:
     if isinstance(names, (str, os.PathLike)):
-        return read_lines(Path(names))
+        lines = read_lines(Path(names))
+        if not lines:  # a definition for no classes would say nothing of this file
+            raise ClassNamesError(f"{os.fspath(names)}: no class names in it")
+        return lines
     wrong = [name for name in names or () if not isinstance(name, str)]
     if wrong:
         raise ClassNamesError(f"load: class_names must be strings, got {wrong[0]!r}")

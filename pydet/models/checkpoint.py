@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from pydet.files import whole_file
+from pydet.files import check_readable, whole_file
 from pydet.models.darknet.cfg import Section, format_cfg, parse_cfg
 from pydet.models.darknet.network import Darknet
 from pydet.models.darknet.weights import FUSED, WeightsError, is_header
@@ -139,8 +138,7 @@ def _restored(tensor: Tensor) -> Tensor:
 
 
 def _read(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"{path}: no such file")
+    check_readable(path)
     try:
         with safe_open(path, framework="pt") as file:
             metadata = json.loads((file.metadata() or {}).get(METADATA_KEY, "null"))

@@ -12,23 +12,23 @@ from pydet.models import MODELS, Darknet, load, save_weights
 from pydet.models.checkpoint import save_checkpoint
 
 
-def convert(cfg: str, weights: str, output: str, names: str | None = None, half: bool = True) -> dict[str, str]:
+def convert(cfg: str | None, weights: str, output: str, names: str | None = None, half: bool = True) -> dict[str, str]:
     """Writes a checkpoint, or Darknet's weights; returns the SHA-256 of what it was made from.
 
     A checkpoint carries these too, and says itself what network it is for.
 
     Args:
-        cfg: A cfg file, or the name of a definition such as "yolov3-tiny".
+        cfg: A cfg file, or the name of a definition such as "yolov3-tiny"; None as for `pydet.models.load`.
         output: A `.safetensors` file, or `.weights` for Darknet.
         names: File with a class name on each line.
         half: Convolutions in float16.
     """
-    model, own_cfg = (cfg, None) if cfg in MODELS else ("", cfg)
+    model, own_cfg = (cfg, None) if cfg in MODELS else (None, cfg)
     suffix = Path(output).suffix.lower()
     if suffix not in (".safetensors", ".weights"):
         raise ValueError(f"convert: the output must be a .safetensors or .weights file, got {output!r}")
     network = load(model, weights, own_cfg, class_names=names, fuse=False)
-    files = [Path(weights)] + ([] if cfg in MODELS else [Path(cfg)])
+    files = [Path(file) for file in (weights, own_cfg) if file is not None]
     sources = {file.name: "sha256:" + hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
     if suffix == ".weights":
         if not isinstance(network, Darknet):

@@ -85,6 +85,11 @@ class DetectionModel(nn.Module):
         """How many labels the objects that it is trained with may have: 0 to this - 1."""
         return len(self.class_names)
 
+    @property
+    def label_names(self) -> list[str]:
+        """The name of each label that is found."""
+        return self.class_names
+
     def forward_heads(self, x: Tensor) -> Any:
         """What the heads say of a batch [B, 3, height, width], before it becomes boxes: what `loss` takes."""
         raise NotImplementedError

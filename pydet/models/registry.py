@@ -197,6 +197,15 @@ def find(name: str) -> Definition:
     return MODELS[name]
 
 
+def like(network: DetectionModel) -> list[str]:
+    """The names of the definitions whose layers a network has; its classes, anchors and sizes may be others."""
+    if not isinstance(network, Darknet):
+        return [network.name]
+    kinds = [section.name for section in network.sections]
+    darknet = [definition for definition in MODELS.values() if isinstance(definition, DarknetDefinition)]
+    return [d.name for d in darknet if [section.name for section in d.sections()] == kinds]
+
+
 def _hint(name: str) -> str:
     option = _OPTIONS.get(Path(name).suffix.lower())
     if option:

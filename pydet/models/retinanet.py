@@ -117,6 +117,11 @@ class RetinaNet(DetectionModel):
         super().__init__()
         if version not in (1, 2):
             raise ValueError(f"RetinaNet: version must be 1 or 2, got {version}")
+        if not class_names:
+            raise ValueError("RetinaNet: class_names must be at least one, got 0")
+        for key, value in (("width", width), ("shortest", shortest), ("longest", longest)):
+            if value < 1:
+                raise ValueError(f"RetinaNet: {key} must be at least 1, got {value}")
         self.class_names = list(class_names)
         self.shortest, self.longest = shortest, longest
         second = version == 2

@@ -148,6 +148,8 @@ class SSD(DetectionModel):
         super().__init__()
         if size not in LAYOUTS:
             raise ValueError(f"SSD: size must be 300 or 512, got {size}")
+        if width < 1:
+            raise ValueError(f"SSD: width must be at least 1, got {width}")
         if len(class_names) < 2:
             raise ValueError(f"SSD: class_names must be the background and at least one class, got {len(class_names)}")
         layout = LAYOUTS[size]

@@ -47,9 +47,11 @@ def summary(definition: Definition) -> str:
         numbers, flops = (f"{n:,}" if n else "" for n in (row.parameters, round(row.flops / 1e6)))
         table.append((row.name, row.kind, shape, numbers, flops))
     trained = sum(p.numel() for p in network.parameters())
+    stored = _stored(network)
+    constants = f" ({stored:,} numbers with the constants of batch normalisation)" if stored > trained else ""
     total = (
         f"{definition.name}: {definition.paper}\n"
-        f"input 3 x {height} x {width}, {len(network.class_names):,} labels, {trained:,} parameters, "
+        f"input 3 x {height} x {width}, {len(network.class_names):,} labels, {trained:,} parameters{constants}, "
         f"{sum(row.flops for row in rows) / 1e9:,.2f} GFLOP (multiplications and additions) a picture"
     )
     return aligned(table) + "\n\n" + total
@@ -85,10 +87,13 @@ def _is_layer(network: DetectionModel, module: nn.Module) -> bool:
 
 
 def _row(name: str, module: nn.Module, output: Tensor) -> Row:
-    stored = sum(t.numel() for key, t in module.state_dict().items() if not key.endswith("num_batches_tracked"))
     kind = module.section.name if isinstance(module, Layer) else type(module).__name__
     flops = sum(_flops(part, output) for part in module.modules() if isinstance(part, MULTIPLYING))
-    return Row(name, kind, tuple(output.shape[1:]), stored, flops)
+    return Row(name, kind, tuple(output.shape[1:]), _stored(module), flops)
+
+
+def _stored(module: nn.Module) -> int:
+    return sum(t.numel() for key, t in module.state_dict().items() if not key.endswith("num_batches_tracked"))
 
 
 def _flops(module: nn.Module, output: Tensor) -> int:

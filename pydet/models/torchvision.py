@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import re
 import warnings
-from pathlib import Path
 from pickle import UnpicklingError
 
 import torch
 from torch import Tensor
 
+from pydet.files import check_readable
 from pydet.models.darknet.weights import WeightsError, check_numbers
 from pydet.models.detection import DetectionModel
 
@@ -38,8 +38,7 @@ def read_state_dict(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     Raises:
         WeightsError: there is something else in it.
     """
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"{os.fspath(path)}: no such file")
+    check_readable(path)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about the version of a pickle that is refused below
@@ -90,6 +89,8 @@ def check_tensors(
             if counts:
                 continue
             raise WeightsError(f"{os.fspath(path)}: {name} does not belong to the network of {network}")
+        if tensor.is_nested:  # which has no shape
+            raise WeightsError(f"{os.fspath(path)}: {name} must be dense and of floating point, got a nested tensor")
         if tensor.shape != wanted[name].shape:
             needed = list(wanted[name].shape)
             raise WeightsError(f"{os.fspath(path)}: {name} has shape {list(tensor.shape)}, {network} needs {needed}")

@@ -66,7 +66,7 @@ def export_onnx(
             picture = {0: batch, 2: torch.export.Dim("height", min=1), 3: torch.export.Dim("width", min=1)}
             whole = _FromPictures(network, score_threshold, iou_threshold)
             model = _translated(whole, (torch.rand(2, 3, 90, 120),), (picture,), ["images"])
-    model.metadata_props.add(key="names", value=json.dumps(network.class_names, ensure_ascii=False))
+    model.metadata_props.add(key="names", value=json.dumps(network.label_names, ensure_ascii=False))
     with whole_file(path) as temporary:
         onnx.save(model, temporary)
 

@@ -174,6 +174,11 @@ class Darknet(DetectionModel):
     def num_labels(self) -> int:
         return self.heads[0].num_labels
 
+    @property
+    def label_names(self) -> list[str]:
+        nodes = self.walk.nodes
+        return self.class_names if self.tree is None or nodes is None else [self.class_names[node] for node in nodes]
+
     def forward_heads(self, x: Tensor) -> list[Tensor]:
         return self.forward_features(x)
 

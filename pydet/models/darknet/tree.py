@@ -24,7 +24,7 @@ class TreeWalk:
             the paper, and the score is objectness times that.
         threshold: A walk goes on to the most probable child while its probability is above this.
         nodes: None, or the nodes that count as classes (`wordtree.read_map`): then there is no walk, and the score of
-            each is objectness times the node's probability.
+            each is objectness times the node's probability, and its label the place in this list.
     """
 
     rule: str = "darknet"

@@ -54,7 +54,8 @@ def check_numbers(path: str | os.PathLike[str], name: str, numbers: Tensor) -> N
     """Raises WeightsError for NaN, infinity or a variance below 0: a network would find nothing, without a word."""
     if not numbers.numel():
         return
-    low, high = (float(bound) for bound in numbers.aminmax())  # both are NaN where one number is
+    # In the type that the network has: what float64 holds may be too large. torch compares none of 8 bits.
+    low, high = (float(bound) for bound in numbers.float().aminmax())  # both are NaN where one number is
     if not math.isfinite(high - low):
         raise WeightsError(f"{os.fspath(path)}: {name} has numbers that are not finite, {low:g} to {high:g}")
     if name.endswith("running_var") and low < 0:
