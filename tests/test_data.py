@@ -190,6 +190,16 @@ def test_folders_of_classes(tmp_path: Path) -> None:
     assert data.with_classes(["fox"]).image_labels.tolist() == [-1, -1, -1, 0]
 
 
+def test_pictures_in_folders_of_class_folders_are_named(tmp_path: Path) -> None:
+    for name in ("cat/1.jpg", "cat/kittens/2.jpg", "dog/puppies/3.jpg"):
+        picture(tmp_path / name)
+    (tmp_path / "fox").mkdir()
+    with pytest.warns(DataWarning):
+        data = load_dataset(tmp_path)
+    assert (data.class_names, len(data)) == (("cat",), 1)
+    assert {Path(problem.file).name for problem in data.problems} == {"kittens", "dog", "fox"}
+
+
 def test_pictures_are_turned_upright(tmp_path: Path) -> None:
     """A telephone's picture that lies on its side: annotations are of what one sees."""
     exif = Image.Exif()
