@@ -64,7 +64,7 @@ class Settings:
         device: "cpu", "cuda" or "cuda:N".
         workers: processes that read pictures, for each that trains; -1: chosen by the number of processors.
         seed: of all that is random.
-        checkpoint_every: updates between two checkpoints; 0: an epoch, at most 500.
+        checkpoint_every: updates between two checkpoints; 0: an epoch, at least 100, at most 500.
         evaluate_every: epochs between two measurements on the val split; 0: a fifth of all.
     """
 
