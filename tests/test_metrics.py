@@ -207,6 +207,19 @@ def test_voc_is_the_development_kit(seed: int) -> None:
     assert {curve.label for curve in curves} == there
 
 
+def test_detections_come_in_any_order(tmp_path: Path) -> None:
+    dataset = load_dataset(crowded(tmp_path))
+    found = guessed(dataset)
+    turned = [
+        replace(item, boxes=item.boxes.flip(0), labels=item.labels.flip(0), scores=item.scores.flip(0))
+        for item in found
+    ]
+    assert coco_metrics(dataset, turned).metrics == coco_metrics(dataset, found).metrics
+    for mine, theirs in zip(voc_curves(dataset, turned), voc_curves(dataset, found), strict=True):
+        assert mine.hits.tolist() == theirs.hits.tolist()
+        assert mine.hits[-1] > 1
+
+
 def test_average_precision_by_hand() -> None:
     """Four objects; found, not, found, found: precision 1, 1/2, 2/3, 3/4 at recall 1/4, 1/4, 2/4, 3/4."""
     curve = Curve(0, 4, np.array([0.9, 0.8, 0.7, 0.6]), np.array([1, 1, 2, 3]))
