@@ -270,7 +270,7 @@ def test_options_win_over_the_file_over_the_defaults(tmp_path: Path) -> None:
         (["--data", str(BCCD), "--cfg", "four.cfg"], "is for 4 classes, the data has 3: Platelets, RBC, WBC"),
         (["--data", str(BCCD), "--set", "width=16"], "width is for ssd and retinanet; write a cfg for another yolov3"),
         (["ssd300", "--data", str(BCCD), "--set", "width=15"], "train: width must be a multiple of 4, got 15"),
-        (["--data", "labelled"], "pictures with a label as a whole, without boxes, are for YOLO9000"),
+        (["--data", "labelled"], "pictures with a label as a whole, without boxes, are for YOLO9000; labelled"),
     ],
 )
 def test_messages(
