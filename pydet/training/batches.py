@@ -16,7 +16,7 @@ from pydet.data.augment import Augmentation, Flip, MultiScale, Sample, Size, cha
 from pydet.data.augment_darknet import ColourJitter, DarknetCrop, DarknetPlace
 from pydet.letterbox import letterbox, placement, stretch
 from pydet.losses import Targets
-from pydet.models import Darknet, DetectionModel
+from pydet.models import Darknet, DetectionModel, RetinaNet
 from pydet.training.settings import Settings, SettingsError
 
 STRIDE = 32  # all sizes are multiples of it
@@ -124,12 +124,18 @@ def parts(batch: Batch, count: int) -> Iterator[Batch]:
         yield Batch(batch.images[start:end], targets, batch.indices[start:end])
 
 
-def network_batch(network: DetectionModel, batch: Batch, device: torch.device) -> tuple[Tensor, Targets]:
-    """[B, 3, height, width] as the network's `preprocess` makes it, and the objects in its pixels."""
+def network_batch(
+    network: DetectionModel, batch: Batch, device: torch.device, least: Size = (0, 0)
+) -> tuple[Tensor, Targets]:
+    """[B, 3, height, width] as the network's `preprocess` makes it, and the objects in its pixels; `least` is
+    RetinaNet's."""
     targets = batch.targets
     if isinstance(network, Darknet):  # the augmentation has made it; and what size it has changes
         return network.batch_of(batch.images), targets.to(device)
-    x, where = network.preprocess(batch.images)
+    if isinstance(network, RetinaNet):
+        x, where = network.preprocess(batch.images, least)
+    else:
+        x, where = network.preprocess(batch.images)
     boxes = where.to_batch(targets.boxes, torch.repeat_interleave(targets.counts))
     return x, targets._replace(boxes=boxes).to(device)
 
