@@ -63,7 +63,7 @@ def augmentation(settings: Settings, network: DetectionModel) -> Augmentation | 
 def _augmentation(settings: Settings, network: DetectionModel) -> Augmentation | None:
     kind = settings.augmentation
     if kind == "paper":
-        return augmentation_of("yolov3" if settings.cfg else settings.model)
+        return _of_cfg(network) if settings.cfg and isinstance(network, Darknet) else augmentation_of(settings.model)
     if not isinstance(network, Darknet):
         if kind == "mild":
             raise SettingsError(f"train: augmentation mild is for YOLO; {settings.model} has paper, flip and none")
@@ -75,6 +75,23 @@ def _augmentation(settings: Settings, network: DetectionModel) -> Augmentation |
     if kind == "flip":
         return DarknetPlace(0.0, (1.0, 1.0), _SAME_COLOURS)
     return DarknetPlace(0.04, (0.8, 1.25), ColourJitter(0.0, 1.3, 1.3))
+
+
+def _of_cfg(network: Darknet) -> Augmentation:
+    """What a cfg of one's own says, done as by the detector's release; what it leaves out is as in Darknet."""
+    net, head = network.sections[0], network.heads[-1].section  # Darknet looks at the last layer
+    jitter, hue = head.number("jitter", 0.2), net.number("hue", 0)
+    saturation, exposure = net.number("saturation", 1), net.number("exposure", 1)
+    for section, key, value, fine in (
+        (head, "jitter", jitter, 0 <= jitter < 1),
+        (net, "hue", hue, 0 <= hue <= 1),
+        (net, "saturation", saturation, 0 < saturation < 1000),
+        (net, "exposure", exposure, 0 < exposure < 1000),
+    ):
+        if not fine:
+            raise section.error(f"{key}={value:g} cannot be used in training")
+    colours = ColourJitter(hue, saturation, exposure)
+    return DarknetPlace(jitter, (0.25, 2.0), colours) if head.name == "yolo" else DarknetCrop(jitter, colours)
 
 
 def input_size(settings: Settings, network_size: Size, resizable: bool, sizes: Tensor) -> Size:
