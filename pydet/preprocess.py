@@ -14,6 +14,7 @@ from pydet.ops.resample import resample
 from pydet.placement import Placement
 
 Size = tuple[int, int]
+MULTIPLE = 32  # of which both sides of a batch of `short_side` are: the stride of the last feature map of a ResNet
 NewBatch = Callable[[int, int, Size], Tensor]
 
 
@@ -52,16 +53,16 @@ def short_side(
     mean: Sequence[float] = (),
     std: Sequence[float] = (),
     new_batch: NewBatch = _new_batch,
-    multiple: int = 32,
+    least: Size = (0, 0),
 ) -> tuple[Tensor, Placement]:
     """Pictures scaled so that the short side has `shortest` pixels, or less where the long one would exceed `longest`.
 
-    All get the size of the largest, rounded up to a multiple of the network's coarsest stride; beside and below them
-    are zeros. Arguments and results are those of `stretch`.
+    All get the size of the largest, rounded up to a multiple of the network's coarsest stride, and at least that of
+    `least`; beside and below them are zeros. Arguments and results are those of `stretch`.
     """
     _check(images)
     sizes = [_scaled_size(image.shape[-2:], shortest, longest) for image in images]
-    height, width = (math.ceil(max(side) / multiple) * multiple for side in zip(*sizes, strict=True))
+    height, width = map(max, least, short_side_size(images, shortest, longest))
     batch = new_batch(len(images), 3, (height, width))
     for i, (image, (rows, columns)) in enumerate(zip(images, sizes, strict=True)):
         place = batch[i]
@@ -69,6 +70,13 @@ def short_side(
         place[:, :rows, columns:] = 0
         _resize(image, place[:, :rows, :columns], mean, std)
     return batch, _placement([image.shape[-2:] for image in images], sizes)
+
+
+def short_side_size(images: Sequence[Tensor], shortest: int, longest: int) -> Size:
+    """(height, width) of the batch that `short_side` makes of such pictures."""
+    sizes = [_scaled_size(image.shape[-2:], shortest, longest) for image in images]
+    height, width = (math.ceil(max(side) / MULTIPLE) * MULTIPLE for side in zip(*sizes, strict=True))
+    return height, width
 
 
 def _check(images: Sequence[Tensor]) -> None:

@@ -40,6 +40,12 @@ class Processes:
             dist.all_reduce(values)
         return values
 
+    def most(self, values: Tensor) -> Tensor:
+        """The largest of all processes, each by itself."""
+        if self.world > 1:
+            dist.all_reduce(values, dist.ReduceOp.MAX)
+        return values
+
     def gather(self, item: Any) -> list[Any]:
         """Everybody's items in the order of the ranks, in the first process; in the others nothing."""
         if self.world == 1:

@@ -222,6 +222,14 @@ def test_crops_of_ssd_keep_what_has_its_centre_inside() -> None:
     assert result.boxes.tolist() == [[0, 0, 30, 30]]
 
 
+def test_ssd_leaves_no_box_without_width() -> None:
+    """Beside the left edge float32 has room for a box that it has no room for beside the right one."""
+    sample = Sample(torch.zeros(3, 40, 40, dtype=torch.uint8), torch.tensor([[0, 0, 1e-6, 40.0]]), torch.tensor([0]))
+    for flip, count in ((False, 1), (True, 0)):
+        drawn = SsdDrawn(Photometric(), (40, 40), 0, 0, (0, 0, 40, 40), flip)
+        assert len(SsdAugmentation().apply(sample, drawn, (300, 300)).boxes) == count
+
+
 @pytest.mark.parametrize("seed", [0, 1])
 def test_multi_scale(seed: int) -> None:
     sizes = [MultiScale().size(update, 3000, seed) for update in range(3000)]

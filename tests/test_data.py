@@ -190,6 +190,16 @@ def test_folders_of_classes(tmp_path: Path) -> None:
     assert data.with_classes(["fox"]).image_labels.tolist() == [-1, -1, -1, 0]
 
 
+def test_pictures_in_folders_of_class_folders_are_named(tmp_path: Path) -> None:
+    for name in ("cat/1.jpg", "cat/kittens/2.jpg", "dog/puppies/3.jpg"):
+        picture(tmp_path / name)
+    (tmp_path / "fox").mkdir()
+    with pytest.warns(DataWarning):
+        data = load_dataset(tmp_path)
+    assert (data.class_names, len(data)) == (("cat",), 1)
+    assert {Path(problem.file).name for problem in data.problems} == {"kittens", "dog", "fox"}
+
+
 def test_pictures_are_turned_upright(tmp_path: Path) -> None:
     """A telephone's picture that lies on its side: annotations are of what one sees."""
     exif = Image.Exif()
@@ -216,6 +226,8 @@ def test_loading_opens_no_pixels(tmp_path: Path) -> None:
     [
         ((10, 20, 10, 60), "its box has no width: x from 10 to 10", None),
         ((10, 60, 40, 20), "its box has no height: y from 60 to 20", None),
+        ((50, 20, 50.000001, 60), "its box has no width: x from 50 to 50", None),  # the same number in float32
+        ((-9, 20, 0.000001, 60), "its box .* lies outside of the picture", None),
         ((100, 20, 130, 60), r"its box \(100, 20, 130, 60\) lies outside of the picture, 100 x 80", None),
         ((-50, 20, 30, 60), "its box reaches 50 pixels beyond the picture, 100 x 80; cut at the edge", (0, 20, 30, 60)),
         ((10, 20, 100.5, 80.9), None, (10, 20, 100.5, 80.9)),  # rounding, as in COCO

@@ -95,6 +95,14 @@ def test_which_picture(tmp_path: Path, told: str, there: str) -> None:
     assert load_dataset(tmp_path, strict=True).paths == (str(tmp_path / there),)
 
 
+@pytest.mark.parametrize("told", ["a.jpg", "a.png"])
+def test_a_mask_beside_the_picture(tmp_path: Path, told: str) -> None:
+    write(tmp_path / "a.xml", voc_xml(voc_object(), head=f"<filename>{told}</filename>"))
+    for name in ("a.jpg", "a.png"):
+        picture(tmp_path / name)
+    assert load_dataset(tmp_path, strict=True).paths == (str(tmp_path / told),)
+
+
 def test_no_picture_outside_of_the_folder(tmp_path: Path) -> None:
     picture(tmp_path / "secret.jpg")
     devkit(tmp_path / "voc", "a")

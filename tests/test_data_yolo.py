@@ -120,6 +120,15 @@ def test_a_picture_without_label_file_has_no_objects(tmp_path: Path) -> None:
     assert load_dataset(tmp_path, strict=True).counts.tolist() == [1, 0, 0]
 
 
+def test_label_files_without_a_picture_are_named(tmp_path: Path) -> None:
+    labelled(tmp_path / "images/a.jpg", tmp_path / "labels/a.txt")
+    write(tmp_path / "labels/b.txt", LINE)
+    write(tmp_path / "labels/classes.txt", "dog\ncat\n")
+    with pytest.warns(DataWarning, match=r"has 1 problem:\n.*b.txt: there is no picture of this name"):
+        load_dataset(tmp_path)
+    check(write(tmp_path / "list.txt", "images/a.jpg\n"))  # which may leave pictures out
+
+
 def test_without_any_label_file(tmp_path: Path) -> None:
     picture(tmp_path / "images/a.jpg")
     (tmp_path / "labels").mkdir()

@@ -18,14 +18,16 @@ import pydet
 from pydet.cli import main
 from pydet.commands.train import settings_from
 from pydet.data import DataError, load_dataset
+from pydet.data.augment import Augmentation
+from pydet.data.augment_darknet import ColourJitter, DarknetCrop, DarknetPlace
 from pydet.losses import Targets
 from pydet.models import MODELS, Darknet, WeightsError, load_checkpoint, save_weights
-from pydet.models.darknet.cfg import format_cfg
+from pydet.models.darknet.cfg import CfgError, format_cfg, parse_cfg
 from pydet.models.darknet.sections import section
 from pydet.models.registry import ASSETS, find
 from pydet.processes import Processes, check_device, processes
 from pydet.training import NotFinite, Settings, SettingsError, defaults, read_settings, train
-from pydet.training.batches import input_size, parts
+from pydet.training.batches import augmentation, input_size, parts
 from pydet.training.ema import MovingAverage
 from pydet.training.log import Table, read_table
 from pydet.training.loop import Loop, deterministic
@@ -270,7 +272,7 @@ def test_options_win_over_the_file_over_the_defaults(tmp_path: Path) -> None:
         (["--data", str(BCCD), "--cfg", "four.cfg"], "is for 4 classes, the data has 3: Platelets, RBC, WBC"),
         (["--data", str(BCCD), "--set", "width=16"], "width is for ssd and retinanet; write a cfg for another yolov3"),
         (["ssd300", "--data", str(BCCD), "--set", "width=15"], "train: width must be a multiple of 4, got 15"),
-        (["--data", "labelled"], "pictures with a label as a whole, without boxes, are for YOLO9000"),
+        (["--data", "labelled"], "pictures with a label as a whole, without boxes, are for YOLO9000; labelled"),
     ],
 )
 def test_messages(
@@ -329,6 +331,29 @@ def test_a_file_that_is_no_toml(tmp_path: Path) -> None:
     path.write_text("epoch = 3")
     with pytest.raises(SettingsError, match=r"no setting 'epoch'; is epochs meant\?"):
         read_settings(path)
+
+
+def test_a_cfg_says_how_pictures_change(tmp_path: Path) -> None:
+    """jitter of its last layer, hue, saturation and exposure of [net]; [yolo] places pictures, the others crop them."""
+    region = "[region]\nclasses=1\nnum=1\nanchors=1,1\n"
+    detection = "[connected]\noutput=11\n[detection]\nclasses=1\nside=1\nnum=2\ncoords=4\n"
+    yolo = "[yolo]\nclasses=1\nnum=1\nanchors=9,9\n"
+    plain, changed = ColourJitter(0, 1, 1), ColourJitter(0.05, 1.25, 2)
+    cases: list[tuple[str, Augmentation, Augmentation]] = [
+        (yolo, DarknetPlace(0.2, (0.25, 2), plain), DarknetPlace(0.1, (0.25, 2), changed)),
+        (region, DarknetCrop(0.2, plain), DarknetCrop(0.1, changed)),
+        (detection, DarknetCrop(0.2, plain), DarknetCrop(0.1, changed)),
+    ]
+    before = "\n[convolutional]\nfilters=6\nsize=1\nactivation=linear\n"
+    for head, default, other in cases:
+        net, colours = "[net]\nwidth=32\nheight=32\nchannels=3\n", "hue=.05\nsaturation=1.25\nexposure=2\n"
+        settings = Settings(cfg="mine.cfg")
+        assert augmentation(settings, Darknet(parse_cfg(net + before + head))) == default
+        assert augmentation(settings, Darknet(parse_cfg(net + colours + before + head + "jitter=.1\n"))) == other
+        for bad in (head + "jitter=1", "[net]\nsaturation=0"):
+            sections = parse_cfg((net + before + head).replace(bad.rpartition("\n")[0], bad))
+            with pytest.raises(CfgError, match=r"(jitter=1|saturation=0) cannot be used in training"):
+                augmentation(settings, Darknet(sections))
 
 
 def test_input_sizes() -> None:

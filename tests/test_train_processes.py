@@ -13,11 +13,16 @@ import torch.multiprocessing
 from torch import Tensor, nn
 from training_cases import arguments, small_settings, start
 
+from pydet.data import Batch
 from pydet.losses import Targets, ssd_loss
+from pydet.models import RetinaNet
 from pydet.models.checkpoint import load_checkpoint
 from pydet.models.darknet.convolutional import BatchNorm
+from pydet.processes import Processes
+from pydet.training import Settings
 from pydet.training.batch_norm import SharedBatchNorm, share_batch_norms
 from pydet.training.log import read_table
+from pydet.training.loop import Loop
 
 
 def test_two_processes_are_one(tmp_path: Path) -> None:
@@ -126,6 +131,35 @@ def test_shared_norms_have_the_same_tensors() -> None:
     assert sorted(after) == sorted(before)
     assert all(after[name] is before[name] for name in before)
     assert isinstance(network[1], SharedBatchNorm)
+
+
+def retinanet_update(rows: list[int], parts: int, group: Processes) -> dict[str, Tensor]:
+    """Terms of the loss, and the gradients, of an update with some of four pictures of different shapes."""
+    random = torch.Generator()
+    sizes = [(64, 64), (64, 200), (150, 64), (80, 64)]
+    images = [torch.rand(3, *sizes[row], generator=random.manual_seed(row)) for row in rows]
+    boxes = torch.tensor([[8.0, 8, 50, 60]]).expand(len(rows), 4)
+    targets = Targets(boxes, torch.zeros(len(rows), dtype=torch.int64), torch.ones(len(rows), dtype=torch.int64))
+    torch.manual_seed(0)
+    network = RetinaNet(["cell"], shortest=64, longest=200, width=4)
+    settings = Settings(model="retinanet-resnet50", batch_size=4, parts=parts, amp="off", warmup=0)
+    loop = Loop(network, settings, 10, group)
+    terms = loop.update(Batch(images, targets, torch.tensor(rows))).terms
+    gradients = {name: parameter.grad for name, parameter in network.named_parameters() if parameter.grad is not None}
+    return {name: torch.tensor(value) for name, value in terms.items()} | gradients
+
+
+def _retinanet_half(rank: int) -> dict[str, Tensor]:
+    return retinanet_update([[0, 2], [1, 3]][rank], 1, Processes(rank, 2))
+
+
+def test_pictures_of_retinanet_are_padded_alike(tmp_path: Path) -> None:
+    whole = retinanet_update([0, 1, 2, 3], 1, Processes())
+    others = [retinanet_update([0, 1, 2, 3], parts, Processes()) for parts in (2, 4)]
+    for other in (*others, *in_two_processes(_retinanet_half, tmp_path)):
+        assert len(other) == len(whole) > 50
+        for name, term in whole.items():
+            torch.testing.assert_close(other[name], term, rtol=1e-4, atol=1e-5)
 
 
 def ssd_targets(rows: list[int]) -> tuple[Tensor, Tensor, Tensor, Targets]:

@@ -115,8 +115,9 @@ class SsdAugmentation:
         boxes = sample.boxes + shift
         kept = _centre_inside(boxes, sample.boxes.new_tensor([[0, 0, x2 - x1, y2 - y1]]))[0]
         scale = boxes.new_tensor([size[1] / (x2 - x1), size[0] / (y2 - y1)]).repeat(2)
-        result = cut_to_picture(Sample(_resized(image, size), boxes[kept] * scale, sample.labels[kept]))
-        return flipped(result) if drawn.flip else result
+        result = Sample(_resized(image, size), boxes[kept] * scale, sample.labels[kept])
+        # Last, since a very thin box that is flipped may be as wide as nothing
+        return cut_to_picture(flipped(result) if drawn.flip else result)
 
     def _draw_colours(self, random: np.random.Generator) -> Photometric:
         def factor(limits: tuple[float, float], otherwise: float) -> float:

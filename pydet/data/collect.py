@@ -19,6 +19,9 @@ Box = tuple[float, float, float, float]
 ROUNDING = 1.0
 """Boxes may reach this many pixels beyond the picture: COCO's own do, by rounding."""
 
+SMALLEST = 2.0**-10
+"""Pixels that a box must be wide and high: narrower ones would have no width once they are moved in float32."""
+
 LARGEST_FILE = 1 << 24
 """Bytes of a list of pictures or of names."""
 
@@ -144,10 +147,10 @@ def checked_box(box: Box, size: tuple[int, int]) -> tuple[Box | None, str]:
     height, width = size
     x1, y1, x2, y2 = box
     for low, high, side, axis in ((x1, x2, "width", "x"), (y1, y2, "height", "y")):
-        if not low < high:
+        if not high - low >= SMALLEST:
             return None, f"its box has no {side}: {axis} from {low:g} to {high:g}"
     cut = (max(x1, 0.0), max(y1, 0.0), min(x2, float(width)), min(y2, float(height)))
-    if not (cut[0] < cut[2] and cut[1] < cut[3]):
+    if not min(cut[2] - cut[0], cut[3] - cut[1]) >= SMALLEST:
         shown = ", ".join(f"{side:g}" for side in box)
         return None, f"its box ({shown}) lies outside of the picture, {width} x {height}"
     beyond = max(abs(a - b) for a, b in zip(box, cut, strict=True))

@@ -29,7 +29,13 @@ def _classes(folder: Path) -> list[Path]:
 
 def _read(folder: Path, names: list[str], collector: Collector) -> None:
     collector.start_split(names)
-    pictures = [(str(path), place.name) for place in _classes(folder) for path in pictures_in(place)]
+    classes = _classes(folder)
+    pictures = [(str(path), place.name) for place in classes for path in pictures_in(place)]
+    for place in folders_in(folder):
+        if place not in classes:
+            collector.bad(place, "", "has no pictures, which are to be in the folder of the class itself")
+        for inner in folders_in(place) if place in classes else ():
+            collector.bad(inner, "", f"is in the folder of the class {place.name!r}, and is not looked into")
     for (path, name), size in zip(pictures, collector.sizes([path for path, _ in pictures]), strict=True):
         if size is not None:
             collector.add(path, size, path, image_label=name)

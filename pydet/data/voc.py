@@ -68,7 +68,8 @@ def _read(part: _Part, collector: Collector) -> None:
         except DataError as error:
             parsed[file] = str(error).removeprefix(f"{file}: ")
     collector.start_split(_class_names([root for root in parsed.values() if not isinstance(root, str)]))
-    pictures = {path.stem: path for path in pictures_in(part.pictures)}
+    there = pictures_in(part.pictures)
+    pictures = {path.stem: path for path in there} | {path.name: path for path in there}
     wanted: list[tuple[Path, ElementTree.Element, str]] = []
     for file in _listed(part, files, collector):
         root = parsed[file]
@@ -146,10 +147,14 @@ def _listed(part: _Part, files: Sequence[Path], collector: Collector) -> list[Pa
 
 
 def _picture(root: ElementTree.Element, file: Path, pictures: dict[str, Path]) -> Path | None:
-    """The picture that is named as the XML file is, else the one that it names: some tools leave an old name in it."""
+    """The picture that is named as the XML file is, else the one that it names: some tools leave an old name in it.
+
+    Of several that are named so, `a.jpg` and a mask `a.png`, the one that it names.
+    """
     told = _text(root, "filename").replace("\\", "/").rsplit("/", 1)[-1]
     stem = told[: -len(Path(told).suffix)] if Path(told).suffix.lower() in PICTURES else told
-    return pictures.get(file.stem) or pictures.get(stem)
+    exactly = pictures.get(told) if stem == file.stem else None
+    return exactly or pictures.get(file.stem) or pictures.get(stem)
 
 
 def _same_size(

@@ -216,6 +216,8 @@ def _read(path: Path, part: _Part, collector: Collector) -> None:
     labels = {picture: file for picture in pictures if (file := label_file(picture)) is not None}
     if pictures and not labels:
         raise DataError(f"{path}: no label files: the first one would be {_candidates(pictures[0])[0]}")
+    if all(place.is_dir() for place in part.pictures):  # a list may leave pictures out
+        _name_lonely(labels, collector)
     lines = {picture: _lines(file, part.class_names, collector) for picture, file in labels.items()}
     names = part.class_names
     if names is None:  # only numbers: as many classes as the highest one says
@@ -255,6 +257,15 @@ def _pictures(place: Path, root: Path, collector: Collector) -> list[Path]:
 def label_file(picture: Path) -> Path | None:
     """Where the objects of a picture stand; None where there is no such file, which means that it has none."""
     return next((path for path in _candidates(picture) if is_file(path)), None)
+
+
+def _name_lonely(labels: dict[Path, Path], collector: Collector) -> None:
+    """Label files without a picture. Beside pictures there are other text files, too."""
+    used = set(labels.values())
+    for folder in sorted({file.parent for picture, file in labels.items() if file.parent != picture.parent}):
+        for file in with_ending(folder, ".txt"):
+            if file not in used and file.name not in _NAMES:
+                collector.bad(file, "", "there is no picture of this name")
 
 
 def _candidates(picture: Path) -> list[Path]:

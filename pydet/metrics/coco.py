@@ -10,7 +10,6 @@ from typing import Any
 
 from pydet.data.dataset import Dataset
 from pydet.detector import Detections
-from pydet.outputs import coco_results
 
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
 """What COCOeval reports, in its order: s, m, l are small, medium and large objects, 1, 10, 100 detections a picture."""
@@ -47,12 +46,7 @@ def coco_metrics(dataset: Dataset, found: Sequence[Detections]) -> CocoResult:
     ids = list(range(1, len(dataset) + 1))
     labels = sorted(set(dataset.labels.tolist()))
     shared = {"images": [{"id": number} for number in ids], "categories": [{"id": label + 1} for label in labels]}
-    categories = [label + 1 if label in labels else None for label in range(len(dataset.class_names))]
-    results = [entry for entry in coco_results(found, ids, categories) if entry["category_id"] is not None]
-    boxes = [
-        {**entry, "id": number, "iscrowd": 0, "area": entry["bbox"][2] * entry["bbox"][3]}
-        for number, entry in enumerate(results, start=1)
-    ]
+    boxes = _detections(found, set(labels))
     with contextlib.redirect_stdout(io.StringIO()):  # both tools print their progress
         evaluator = evaluator_class(
             _indexed(coco_class, {**shared, "annotations": _annotations(dataset)}),
@@ -89,6 +83,19 @@ def _annotations(dataset: Dataset) -> list[dict[str, Any]]:
                 }
             )
     return annotations
+
+
+def _detections(found: Sequence[Detections], labels: set[int]) -> list[dict[str, Any]]:
+    """Of the classes that have objects. Not rounded as in a file of results: scores that are nearly equal would tie."""
+    boxes: list[dict[str, Any]] = []
+    for image_id, item in enumerate(found, start=1):
+        rows = zip(item.boxes.tolist(), item.labels.tolist(), item.scores.tolist(), strict=True)
+        for (x1, y1, x2, y2), label, score in rows:
+            if label in labels:
+                entry = {"id": len(boxes) + 1, "image_id": image_id, "category_id": label + 1, "score": score}
+                size = x2 - x1, y2 - y1
+                boxes.append({**entry, "bbox": [x1, y1, *size], "iscrowd": 0, "area": size[0] * size[1]})
+    return boxes
 
 
 def _indexed(coco_class: Any, dataset: dict[str, list[dict[str, Any]]]) -> Any:

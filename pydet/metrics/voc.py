@@ -65,7 +65,7 @@ def voc_curves(dataset: Dataset, found: Sequence[Detections], iou_threshold: flo
 
     Args:
         dataset: The truth, with the labels of the detections.
-        found: The detections in each of its pictures, best first.
+        found: The detections in each of its pictures; of those with equal scores the first comes first.
         iou_threshold: Overlap that makes a detection belong to an object.
 
     Returns:
@@ -92,14 +92,15 @@ def _outcomes(record: Record, found: Detections, threshold: float) -> NDArray[np
     covered, _ = _best(ops.box_iof(boxes, record.boxes), found.labels, record.labels, record.crowd)
     belongs, in_crowd = (overlap >= threshold).tolist(), (covered >= threshold).tolist()
     difficult = record.difficult.tolist()
-    outcomes, taken = [], set()
-    for place, row in enumerate(owner.tolist()):
+    outcomes, taken = np.zeros(len(boxes), dtype=np.int64), set()
+    for place in np.argsort(-found.scores.numpy(), kind="stable").tolist():
+        row = owner[place]
         if belongs[place]:
-            outcomes.append(_IGNORED if difficult[row] else _MISS if row in taken else _HIT)
+            outcomes[place] = _IGNORED if difficult[row] else _MISS if row in taken else _HIT
             taken.add(row)
         else:
-            outcomes.append(_IGNORED if in_crowd[place] else _MISS)
-    return np.array(outcomes, dtype=np.int64)
+            outcomes[place] = _IGNORED if in_crowd[place] else _MISS
+    return outcomes
 
 
 def _best(

@@ -21,7 +21,7 @@ from pydet.models.detection import DetectionModel
 from pydet.models.heads import by_anchor
 from pydet.models.packed import PackedConv2d
 from pydet.placement import Placement
-from pydet.preprocess import short_side
+from pydet.preprocess import short_side, short_side_size
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, as the backbone's
 PRIOR = 0.01  # section 3.3: the probability of an object at the start of training
@@ -133,10 +133,15 @@ class RetinaNet(DetectionModel):
         with torch.device("cpu"):  # as SSD's boxes: no weights, and not a buffer
             self.cell_anchors = torch.stack([cell_anchors(sides) for sides in SIDES])  # [levels, A, 4]
 
-    def preprocess(self, images: Sequence[Tensor]) -> tuple[Tensor, Placement]:
+    def preprocess(self, images: Sequence[Tensor], least: tuple[int, int] = (0, 0)) -> tuple[Tensor, Placement]:
+        """As `DetectionModel`'s; `least` is the (height, width) that the batch has at least: zeros are added."""
         device = next(self.parameters()).device
         pictures = [image.to(device) for image in images]
-        return short_side(pictures, self.shortest, self.longest, MEAN, STD, self.new_batch)
+        return short_side(pictures, self.shortest, self.longest, MEAN, STD, self.new_batch, least)
+
+    def batch_size(self, images: Sequence[Tensor]) -> tuple[int, int]:
+        """(height, width) of what `preprocess` makes of such pictures."""
+        return short_side_size(images, self.shortest, self.longest)
 
     @property
     def fused(self) -> bool:

@@ -16,7 +16,7 @@ from pydet.data.augment import Augmentation, Flip, MultiScale, Sample, Size, cha
 from pydet.data.augment_darknet import ColourJitter, DarknetCrop, DarknetPlace
 from pydet.letterbox import letterbox, placement, stretch
 from pydet.losses import Targets
-from pydet.models import Darknet, DetectionModel
+from pydet.models import Darknet, DetectionModel, RetinaNet
 from pydet.training.settings import Settings, SettingsError
 
 STRIDE = 32  # all sizes are multiples of it
@@ -63,7 +63,7 @@ def augmentation(settings: Settings, network: DetectionModel) -> Augmentation | 
 def _augmentation(settings: Settings, network: DetectionModel) -> Augmentation | None:
     kind = settings.augmentation
     if kind == "paper":
-        return augmentation_of("yolov3" if settings.cfg else settings.model)
+        return _of_cfg(network) if settings.cfg and isinstance(network, Darknet) else augmentation_of(settings.model)
     if not isinstance(network, Darknet):
         if kind == "mild":
             raise SettingsError(f"train: augmentation mild is for YOLO; {settings.model} has paper, flip and none")
@@ -75,6 +75,23 @@ def _augmentation(settings: Settings, network: DetectionModel) -> Augmentation |
     if kind == "flip":
         return DarknetPlace(0.0, (1.0, 1.0), _SAME_COLOURS)
     return DarknetPlace(0.04, (0.8, 1.25), ColourJitter(0.0, 1.3, 1.3))
+
+
+def _of_cfg(network: Darknet) -> Augmentation:
+    """What a cfg of one's own says, done as by the detector's release; what it leaves out is as in Darknet."""
+    net, head = network.sections[0], network.heads[-1].section  # Darknet looks at the last layer
+    jitter, hue = head.number("jitter", 0.2), net.number("hue", 0)
+    saturation, exposure = net.number("saturation", 1), net.number("exposure", 1)
+    for section, key, value, fine in (
+        (head, "jitter", jitter, 0 <= jitter < 1),
+        (net, "hue", hue, 0 <= hue <= 1),
+        (net, "saturation", saturation, 0 < saturation < 1000),
+        (net, "exposure", exposure, 0 < exposure < 1000),
+    ):
+        if not fine:
+            raise section.error(f"{key}={value:g} cannot be used in training")
+    colours = ColourJitter(hue, saturation, exposure)
+    return DarknetPlace(jitter, (0.25, 2.0), colours) if head.name == "yolo" else DarknetCrop(jitter, colours)
 
 
 def input_size(settings: Settings, network_size: Size, resizable: bool, sizes: Tensor) -> Size:
@@ -124,12 +141,18 @@ def parts(batch: Batch, count: int) -> Iterator[Batch]:
         yield Batch(batch.images[start:end], targets, batch.indices[start:end])
 
 
-def network_batch(network: DetectionModel, batch: Batch, device: torch.device) -> tuple[Tensor, Targets]:
-    """[B, 3, height, width] as the network's `preprocess` makes it, and the objects in its pixels."""
+def network_batch(
+    network: DetectionModel, batch: Batch, device: torch.device, least: Size = (0, 0)
+) -> tuple[Tensor, Targets]:
+    """[B, 3, height, width] as the network's `preprocess` makes it, and the objects in its pixels; `least` is
+    RetinaNet's."""
     targets = batch.targets
     if isinstance(network, Darknet):  # the augmentation has made it; and what size it has changes
         return network.batch_of(batch.images), targets.to(device)
-    x, where = network.preprocess(batch.images)
+    if isinstance(network, RetinaNet):
+        x, where = network.preprocess(batch.images, least)
+    else:
+        x, where = network.preprocess(batch.images)
     boxes = where.to_batch(targets.boxes, torch.repeat_interleave(targets.counts))
     return x, targets._replace(boxes=boxes).to(device)
 

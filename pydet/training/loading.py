@@ -96,7 +96,10 @@ def for_network(data: Dataset, network: DetectionModel) -> Dataset:
     if not bool(whole.any()):
         return found
     if getattr(network, "tree", None) is None:
-        raise DataError(f"{data.name}: pictures with a label as a whole, without boxes, are for YOLO9000")
+        such = data.paths[int(whole.int().argmax())]
+        raise DataError(
+            f"{data.name}: pictures with a label as a whole, without boxes, are for YOLO9000; {such} is one"
+        )
     nodes = data.with_classes(network.class_names).image_labels
     for label in data.image_labels[whole & (nodes < 0)].unique().tolist():
         raise DataError(f"{data.name}: the class {data.class_names[label]!r} of whole pictures is not in the tree")

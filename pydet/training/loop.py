@@ -18,7 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from pydet.data import Batch
 from pydet.losses import Targets
-from pydet.models import DetectionModel
+from pydet.models import DetectionModel, RetinaNet
 from pydet.models.packed import computes_in
 from pydet.processes import Processes
 from pydet.training.batch_norm import set_momentum, share_batch_norms
@@ -118,19 +118,28 @@ class Loop:
         be to wait for a GPU between two parts."""
         pieces = list(parts(batch, self.settings.parts))
         seen = (self.done + 1) * self.settings.batch_size
+        least = self._padded_size(batch)
         sums: dict[str, Tensor] = {}
         losses: list[tuple[Batch, Tensor]] = []
         for number, piece in enumerate(pieces, start=1):
             share = len(piece.images) / len(batch.images)
             wait = isinstance(self.forward, DistributedDataParallel) and number < len(pieces)
             with self.forward.no_sync() if wait else contextlib.nullcontext():  # type: ignore[operator]
-                terms = self.forward(*network_batch(self.network, piece, self.group.device), seen)
+                terms = self.forward(*network_batch(self.network, piece, self.group.device, least), seen)
                 loss = torch.stack([term * share for term in terms.values()])
                 loss.sum().backward()
             losses.append((piece, loss.detach()))
             for name, value in zip(terms, loss.detach(), strict=True):
                 sums[name] = sums[name] + value if name in sums else value
         return sums, losses
+
+    def _padded_size(self, batch: Batch) -> tuple[int, int]:
+        """What all parts in all processes are padded to, so that they are one batch: RetinaNet's have many sizes."""
+        if not isinstance(self.network, RetinaNet):
+            return 0, 0
+        size = torch.tensor(self.network.batch_size(batch.images), device=self.group.device)
+        height, width = self.group.most(size).tolist()
+        return height, width
 
     def _complain(self, values: dict[str, float], bad: list[Batch]) -> None:
         """In all processes at once; the pictures are those of the parts that went wrong, whoever had them."""

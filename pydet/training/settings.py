@@ -59,12 +59,13 @@ class Settings:
             kept.
         batch_norm_momentum: how much of a batch's statistics enters the running ones.
         amp: "bf16": convolutions in bfloat16; "auto": where the machine has instructions for it; "off".
-        augmentation: "paper": the detector's; "mild": small changes of place, size and colour; "flip"; "none".
+        augmentation: "paper": the detector's, or what `cfg` says of it; "mild": small changes of place, size and
+            colour; "flip"; "none".
         vertical_flip: turn pictures upside down half of the time: for pictures that have no up and down.
         device: "cpu", "cuda" or "cuda:N".
         workers: processes that read pictures, for each that trains; -1: chosen by the number of processors.
         seed: of all that is random.
-        checkpoint_every: updates between two checkpoints; 0: an epoch, at most 500.
+        checkpoint_every: updates between two checkpoints; 0: an epoch, at least 100, at most 500.
         evaluate_every: epochs between two measurements on the val split; 0: a fifth of all.
     """
 
