@@ -26,8 +26,7 @@ namespace pydet {
 namespace {
 
 constexpr int64_t kNormWidth = 256;         // numbers of a line, so that few channels too fill vectors
-constexpr int64_t kNormLines = 64;  // of a block: it stays in a cache, and as many float32 are summed exactly enough
-constexpr int64_t kNormPerChunk = 1 << 16;  // numbers
+constexpr int64_t kNormLines = 128;  // of a block: it stays in a cache, and as many float32 are summed exactly enough
 constexpr int64_t kNormChunks = 64;  // at most: what is summed in each is added up by one thread
 
 // How the numbers are cut up, which is the same for any number of threads, so that sums are too.
@@ -39,7 +38,7 @@ struct NormLayout {
         numbers(shape.rows * shape.channels),
         width(channels * std::max<int64_t>(kNormWidth / channels, 1)) {
     const int64_t lines = (numbers - 1) / width + 1;
-    const int64_t wanted = std::clamp<int64_t>(numbers / kNormPerChunk, 1, kNormChunks);
+    const int64_t wanted = std::clamp<int64_t>(lines / kNormLines, 1, kNormChunks);
     const int64_t lines_of_chunk = (lines - 1) / wanted + 1;
     chunks = (lines - 1) / lines_of_chunk + 1;
     per_chunk = lines_of_chunk * width;

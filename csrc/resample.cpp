@@ -7,18 +7,6 @@
 #include "math/resample.h"
 #include "widen.h"
 
-namespace pydet {
-namespace {
-
-// What one line of the picture shows at the columns of the result: the pixel to the left of each, and to the right.
-template <typename T>
-struct ResampledLine {
-  const T *left, *right;
-};
-
-}  // namespace
-}  // namespace pydet
-
 #define PYDET_KERNELS "cpu/resample.h"
 #include "cpu_levels.h"
 
@@ -27,6 +15,9 @@ namespace {
 
 constexpr int64_t kResampledPerTask = 1 << 13;
 
+// Where in a line of the picture the two neighbours of a column lie.
+using Neighbours = std::array<int64_t, 2>;
+
 // Pixels as numbers, in 0..1 and perhaps normalised. The 256 values of a byte are computed once.
 template <typename In, typename T>
 class Pixels {
@@ -34,7 +25,7 @@ class Pixels {
   Pixels(const std::vector<double>& mean, const std::vector<double>& std) : mean_(mean.size()), std_(std.size()) {
     std::copy(mean.begin(), mean.end(), mean_.begin());
     std::copy(std.begin(), std.end(), std_.begin());
-    if constexpr (std::is_same_v<In, uint8_t>) {
+    if constexpr (kIsByte) {
       tables_.resize(std::max<size_t>(mean.size(), 1));
       for (size_t c = 0; c < tables_.size(); ++c) {
         for (int v = 0; v < 256; ++v) tables_[c][v] = normalized(static_cast<T>(v) / 255, c);
@@ -42,17 +33,34 @@ class Pixels {
     }
   }
 
-  // The first `count` places of a colour, as values `step` apart in `out`.
-  void read(const In* line, int64_t colour, const int64_t* places, int64_t count, int64_t step, T* out) const {
-    if constexpr (std::is_same_v<In, uint8_t>) {
-      const T* table = tables_[mean_.empty() ? 0 : colour].data();
-      for (int64_t i = 0; i < count; ++i) out[i * step] = table[line[places[i]]];
-    } else {
-      for (int64_t i = 0; i < count; ++i) out[i * step] = normalized(line[places[i]], colour);
+  // The neighbours of each column, of kColours colours from `colour` on, as two lines of the result have them.
+  template <int kColours>
+  void read(const In* line, int64_t channel_stride, int64_t colour, const std::vector<Neighbours>& columns,
+            int64_t pixel_step, int64_t colour_step, T* left, T* right) const {
+    const T* tables[kColours] = {};
+    if constexpr (kIsByte) {
+      for (int c = 0; c < kColours; ++c)
+        tables[c] = tables_[mean_.empty() ? 0 : static_cast<size_t>(colour + c)].data();
+    }
+    for (const Neighbours& column : columns) {
+      for (int c = 0; c < kColours; ++c) {
+        const In a = line[column[0] + c * channel_stride], b = line[column[1] + c * channel_stride];
+        if constexpr (kIsByte) {
+          left[c * colour_step] = tables[c][a];
+          right[c * colour_step] = tables[c][b];
+        } else {
+          left[c * colour_step] = normalized(a, static_cast<size_t>(colour + c));
+          right[c * colour_step] = normalized(b, static_cast<size_t>(colour + c));
+        }
+      }
+      left += pixel_step;
+      right += pixel_step;
     }
   }
 
  private:
+  static constexpr bool kIsByte = std::is_same_v<In, uint8_t>;
+
   T normalized(T value, size_t colour) const { return mean_.empty() ? value : (value - mean_[colour]) / std_[colour]; }
 
   std::vector<T> mean_, std_;
@@ -68,16 +76,11 @@ struct ResampleTarget {
   int64_t pixel_step() const { return interleaved ? channels : 1; }
   int64_t colour_step() const { return interleaved ? 1 : width; }
 
-  template <typename T, typename Out>
-  void store(const T* line, Out* out) const {
-    if (interleaved) {
-      for (int64_t i = 0; i < numbers(); ++i) out[i] = narrowed<Out>(line[i]);
-      return;
-    }
+  // A line of numbers that are not interleaved to where they belong.
+  template <typename Out>
+  void store(const Out* line, Out* out) const {
     for (int64_t c = 0; c < channels; ++c) {
-      for (int64_t x = 0; x < width; ++x) {
-        out[c * channel_stride + x * column_stride] = narrowed<Out>(line[c * width + x]);
-      }
+      for (int64_t x = 0; x < width; ++x) out[c * channel_stride + x * column_stride] = line[c * width + x];
     }
   }
 };
@@ -125,26 +128,37 @@ void resample_fill(const Tensor& image, const ResampleAxis& rows, const Resample
   const Pixels<In, T> pixels(mean, std);
   const std::vector<T> left = along<T>(target, [&](int64_t x) { return columns.weights[x]; });
   const std::vector<T> right = along<T>(target, [&](int64_t x) { return columns.weights[width + x]; });
-  std::vector<int64_t> places(static_cast<size_t>(2 * width));
-  for (int64_t i = 0; i < 2 * width; ++i) places[static_cast<size_t>(i)] = columns.places[i] * image.stride(2);
+  std::vector<Neighbours> neighbours(static_cast<size_t>(width));
+  for (int64_t x = 0; x < width; ++x) {
+    neighbours[static_cast<size_t>(x)] = {columns.places[x] * image.stride(2),
+                                          columns.places[width + x] * image.stride(2)};
+  }
   const In* data = image.const_data_ptr<In>();
   const int64_t channel_stride = image.stride(0), row_stride = image.stride(1);
+  const int64_t pixel_step = target.pixel_step(), colour_step = target.colour_step();
   Out* result = out.mutable_data_ptr<Out>();
   torch::stable::parallel_for(0, height, kResampledPerTask / n + 1, [&](int64_t begin, int64_t end) {
+    std::vector<T> memory(static_cast<size_t>(4 * n));
+    std::vector<Out> apart(static_cast<size_t>(target.interleaved ? 0 : n));
+    T *lefts = memory.data(), *rights = lefts + n;
     // The last two lines of the picture that were looked at: the next line of the result may lie between them too.
-    std::vector<T> memory(static_cast<size_t>(5 * n));
-    T* lines[2] = {memory.data(), memory.data() + 2 * n};
+    T* lines[2] = {lefts + 2 * n, lefts + 3 * n};
     int64_t known[2] = {-1, -1};
-    T* mixed = memory.data() + 4 * n;
     const auto look_at = [&](int64_t row, int slot) {
       if (known[slot] == row) return;
       known[slot] = row;
-      for (int64_t c = 0; c < target.channels; ++c) {
+      for (int64_t c = 0; c < target.channels;) {
         const In* line = data + c * channel_stride + row * row_stride;
-        T* to = lines[slot] + c * target.colour_step();
-        pixels.read(line, c, places.data(), width, target.pixel_step(), to);
-        pixels.read(line, c, places.data() + width, width, target.pixel_step(), to + n);
+        T *to_left = lefts + c * colour_step, *to_right = rights + c * colour_step;
+        if (target.channels - c >= 3) {
+          pixels.template read<3>(line, channel_stride, c, neighbours, pixel_step, colour_step, to_left, to_right);
+          c += 3;
+        } else {
+          pixels.template read<1>(line, channel_stride, c, neighbours, pixel_step, colour_step, to_left, to_right);
+          c += 1;
+        }
       }
+      PYDET_CPU_CALL(mix_columns<T>, fuse, lefts, rights, left.data(), right.data(), n, lines[slot]);
     };
     for (int64_t y = begin; y < end; ++y) {
       const int64_t above = rows.places[y], below = rows.places[height + y];
@@ -154,11 +168,10 @@ void resample_fill(const Tensor& image, const ResampleAxis& rows, const Resample
       }
       look_at(above, 0);
       if (below != above) look_at(below, 1);
-      const T* under = lines[below != above];
-      PYDET_CPU_CALL(resample_line<T>, fuse, ResampledLine<T>{lines[0], lines[0] + n},
-                     ResampledLine<T>{under, under + n}, static_cast<T>(rows.weights[y]),
-                     static_cast<T>(rows.weights[height + y]), left.data(), right.data(), n, mixed);
-      target.store(mixed, result + y * target.row_stride);
+      Out* line = result + y * target.row_stride;
+      PYDET_CPU_CALL(mix_rows<T>, fuse, lines[0], lines[below != above], static_cast<T>(rows.weights[y]),
+                     static_cast<T>(rows.weights[height + y]), n, target.interleaved ? line : apart.data());
+      if (!target.interleaved) target.store(apart.data(), line);
     }
   });
 }

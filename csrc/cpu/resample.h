@@ -2,20 +2,28 @@
 namespace pydet {
 namespace PYDET_LEVEL {
 
-// One line of the result, n numbers, of the two lines of the picture that it lies between.
+// Along a line, n numbers, each of them with parts of its own.
 template <typename T>
-void resample_line(bool fuse, const ResampledLine<T> above, const ResampledLine<T> below, T upper, T lower,
-                   const T* __restrict__ left, const T* __restrict__ right, int64_t n, T* __restrict__ out) {
-  const T* __restrict__ a = above.left;
-  const T* __restrict__ b = above.right;
-  const T* __restrict__ c = below.left;
-  const T* __restrict__ d = below.right;
+void mix_columns(bool fuse, const T* __restrict__ left, const T* __restrict__ right, const T* __restrict__ left_part,
+                 const T* __restrict__ right_part, int64_t n, T* __restrict__ out) {
+  if (fuse) {
+    for (int64_t i = 0; i < n; ++i)
+      out[i] = mixed<PYDET_LEVEL_IS_FUSED>(left[i], right[i], left_part[i], right_part[i]);
+  } else {
+    for (int64_t i = 0; i < n; ++i) out[i] = mixed<false>(left[i], right[i], left_part[i], right_part[i]);
+  }
+}
+
+// Between two lines.
+template <typename T, typename Out>
+void mix_rows(bool fuse, const T* __restrict__ above, const T* __restrict__ below, T upper, T lower, int64_t n,
+              Out* __restrict__ out) {
   if (fuse) {
     for (int64_t i = 0; i < n; ++i) {
-      out[i] = mixed<PYDET_LEVEL_IS_FUSED>(a[i], b[i], c[i], d[i], upper, lower, left[i], right[i]);
+      out[i] = narrowed<Out>(mixed<PYDET_LEVEL_IS_FUSED>(above[i], below[i], upper, lower));
     }
   } else {
-    for (int64_t i = 0; i < n; ++i) out[i] = mixed<false>(a[i], b[i], c[i], d[i], upper, lower, left[i], right[i]);
+    for (int64_t i = 0; i < n; ++i) out[i] = narrowed<Out>(mixed<false>(above[i], below[i], upper, lower));
   }
 }
 

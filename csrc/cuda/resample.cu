@@ -21,6 +21,12 @@ __device__ float in_unit(uint8_t pixel) { return static_cast<float>(pixel) / 255
 __device__ float in_unit(float pixel) { return pixel; }
 __device__ double in_unit(double pixel) { return pixel; }
 
+template <typename T>
+__device__ T mix(bool fuse, T first, T second, T first_part, T second_part) {
+  return fuse ? mixed<true>(first, second, first_part, second_part)
+              : mixed<false>(first, second, first_part, second_part);
+}
+
 // A thread for each pixel of one colour.
 template <typename In, typename T, typename Out>
 __global__ void __launch_bounds__(kResampleThreads)
@@ -37,8 +43,7 @@ __global__ void __launch_bounds__(kResampleThreads)
   const T c = (in_unit(below[left]) - mean) / std, d = (in_unit(below[right]) - mean) / std;
   const T upper = row_parts[y], lower = row_parts[height + y];
   const T first = column_parts[x], second = column_parts[width + x];
-  const T pixel = fuse ? mixed<true>(a, b, c, d, upper, lower, first, second)
-                       : mixed<false>(a, b, c, d, upper, lower, first, second);
+  const T pixel = mix(fuse, mix(fuse, a, b, first, second), mix(fuse, c, d, first, second), upper, lower);
   out[y * to.row + x * to.column] = narrowed<Out>(pixel);
 }
 

@@ -5,12 +5,11 @@
 
 namespace pydet {
 
-// Along both rows, then between them. Darknet's is not fused, torch's is where there are fused multiply-adds.
+// Of two neighbours, first in a line, then of two lines. Darknet's is not fused, torch's is where there are fused
+// multiply-adds.
 template <bool kFused, typename T>
-PYDET_HD T mixed(T upper_left, T upper_right, T lower_left, T lower_right, T upper, T lower, T left, T right) {
-  const T above = fused<kFused>(upper_left, left, upper_right * right);
-  const T below = fused<kFused>(lower_left, left, lower_right * right);
-  return fused<kFused>(above, upper, below * lower);
+PYDET_HD T mixed(T first, T second, T first_part, T second_part) {
+  return fused<kFused>(first, first_part, second * second_part);
 }
 
 }  // namespace pydet
