@@ -137,8 +137,10 @@ class Loop:
         """What all parts in all processes are padded to, so that they are one batch: RetinaNet's have many sizes."""
         if not isinstance(self.network, RetinaNet):
             return 0, 0
-        size = torch.tensor(self.network.batch_size(batch.images), device=self.group.device)
-        height, width = self.group.most(size).tolist()
+        size = self.network.batch_size(batch.images)
+        if self.group.world == 1:  # nothing to ask a GPU for
+            return size
+        height, width = self.group.most(torch.tensor(size, device=self.group.device)).tolist()
         return height, width
 
     def _complain(self, values: dict[str, float], bad: list[Batch]) -> None:
