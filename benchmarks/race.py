@@ -20,8 +20,8 @@ THREADS_ARE_ASLEEP = 0.06
 """Seconds after which idle threads no longer take a processor from who comes next: those of torch's OpenMP were seen
 spinning for 10 ms after a call, those of onnxruntime for 40 ms."""
 SHORT = 0.1
-"""What takes fewer seconds is called once between the rest and its sample: a thread that sleeps may take milliseconds to
-wake (8 were seen, two ticks of Linux's scheduler). What is measured is a call among others, of every contender."""
+"""What takes fewer seconds is called once between the rest and its sample: a thread that sleeps may take milliseconds
+to wake (8 were seen, two ticks of Linux's scheduler). What is measured is a call among others, of every contender."""
 
 
 @dataclass(frozen=True)
