@@ -43,7 +43,7 @@ def test_one_size_in_many_places_is_one_size(tmp_path: Path) -> None:
     places = [
         f"0 {0.3 + 0.037 * place:.3f} 0.{41 + place} {side}" for place in range(9) for side in ("0.31 0.2", "0.1 0.17")
     ]
-    write(tmp_path / "labels" / "a.txt", "\n".join([*places, "0 0.5 0.5 1e-9 1e-9"]))
+    write(tmp_path / "labels" / "a.txt", "\n".join([*places, "0 0.5 0.5 3e-6 3e-6"]))
     data = load_dataset(tmp_path)
     assert len((data.boxes[:, 2:] - data.boxes[:, :2]).unique(dim=0)) > 3
     result = find_anchors(data, 3)
