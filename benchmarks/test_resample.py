@@ -15,9 +15,8 @@ from pydet import reference
 from pydet.image import read_image
 from pydet.letterbox import letterbox, resize_taps
 from pydet.models.registry import ASSETS
+from pydet.models.retinanet import MEAN, STD
 from pydet.preprocess import short_side
-
-MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 
 
 def new_batch(count: int, channels: int, size: tuple[int, int]) -> Tensor:

@@ -227,9 +227,10 @@ class Detector:
         with torch.inference_mode():
             results = self.model(pictures, score_threshold=threshold, iou_threshold=iou_threshold)
         # Outside of it: what its user gets are ordinary tensors, which may be changed in place.
-        return [self._detections(*pair) for pair in zip(results, pictures, strict=True)]
+        names = self.class_names  # one for all of the batch: YOLO9000 has 9,418
+        return [self._detections(*pair, names) for pair in zip(results, pictures, strict=True)]
 
-    def _detections(self, result: dict[str, Tensor], picture: Tensor) -> Detections:
+    def _detections(self, result: dict[str, Tensor], picture: Tensor, names: tuple[str, ...]) -> Detections:
         height, width = picture.shape[1:]
         limits = torch.tensor([width, height, width, height], dtype=torch.float32)
         boxes = result["boxes"].float().cpu().clamp(min=0).minimum(limits)
@@ -237,7 +238,7 @@ class Detector:
         order = scores.argsort(descending=True, stable=True)
         order = order[((boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1]))[order]]
         labels = result["labels"].cpu()
-        return Detections(boxes[order], labels[order], scores[order], self.class_names, (height, width))
+        return Detections(boxes[order], labels[order], scores[order], names, (height, width))
 
 
 def _from(source: ImageSource, detections: Detections) -> Detections:

@@ -61,8 +61,8 @@ def short_side(
     `least`; beside and below them are zeros. Arguments and results are those of `stretch`.
     """
     _check(images)
-    sizes = [_scaled_size(image.shape[-2:], shortest, longest) for image in images]
-    height, width = map(max, least, short_side_size(images, shortest, longest))
+    sizes = _scaled_sizes(images, shortest, longest)
+    height, width = map(max, least, _around(sizes))
     batch = new_batch(len(images), 3, (height, width))
     for i, (image, (rows, columns)) in enumerate(zip(images, sizes, strict=True)):
         place = batch[i]
@@ -74,9 +74,7 @@ def short_side(
 
 def short_side_size(images: Sequence[Tensor], shortest: int, longest: int) -> Size:
     """(height, width) of the batch that `short_side` makes of such pictures."""
-    sizes = [_scaled_size(image.shape[-2:], shortest, longest) for image in images]
-    height, width = (math.ceil(max(side) / MULTIPLE) * MULTIPLE for side in zip(*sizes, strict=True))
-    return height, width
+    return _around(_scaled_sizes(images, shortest, longest))
 
 
 def _check(images: Sequence[Tensor]) -> None:
@@ -85,6 +83,16 @@ def _check(images: Sequence[Tensor]) -> None:
             raise ValueError(f"preprocess: image must be [3, height, width] and not empty, got {list(image.shape)}")
         if image.dtype != torch.uint8 and not image.is_floating_point():
             raise TypeError(f"preprocess: image must be uint8 or floating point, got {image.dtype}")
+
+
+def _scaled_sizes(images: Sequence[Tensor], shortest: int, longest: int) -> list[Size]:
+    return [_scaled_size(image.shape[-2:], shortest, longest) for image in images]
+
+
+def _around(sizes: Sequence[Size]) -> Size:
+    """The (height, width) of a batch that has room for all of them."""
+    height, width = (math.ceil(max(side) / MULTIPLE) * MULTIPLE for side in zip(*sizes, strict=True))
+    return height, width
 
 
 def _scaled_size(size: Sequence[int], shortest: int, longest: int) -> Size:

@@ -104,12 +104,10 @@ def _draw(found: Detections, picture: Any, target: Path) -> tuple[str, ...]:
 
 def explanations(detector: Detector, found: Detections) -> list[str]:
     """For each detection the classes from the root of the tree down to its own, a line each."""
-    tree = detector.tree
+    tree, names = detector.tree, detector.class_names
     if tree is None:
         return []
-    return [
-        " > ".join(detector.class_names[node] for node in tree.path(one.label)) + f"  {one.score:.2f}" for one in found
-    ]
+    return [" > ".join(names[node] for node in tree.path(one.label)) + f"  {one.score:.2f}" for one in found]
 
 
 def named(outcome: Outcome, class_names: tuple[str, ...]) -> Outcome:
