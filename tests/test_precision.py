@@ -105,7 +105,7 @@ def test_sum_and_relu_in_one_pass(dtype: torch.dtype) -> None:
 
 @pytest.mark.skipif(not packed.available(), reason="only on x86 with oneDNN")
 @pytest.mark.parametrize("dtype", [d for d in packed.DTYPES if packed.computes_in(d)], ids=str)
-@pytest.mark.parametrize("activation", packed.FUSED_ACTIVATIONS)
+@pytest.mark.parametrize("activation", packed.SLOPES)
 @torch.no_grad()  # not inference mode, whose tensors do not count how often they are changed
 def test_a_connected_layer_is_laid_out_once_for_every_batch(
     activation: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch

@@ -19,12 +19,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-# oneDNN's names of what Darknet's activations are, with their parameters. The others are left to torch.
-FUSED_ACTIVATIONS: dict[str, tuple[str, list[float]]] = {
-    "linear": ("none", []),
-    "leaky": ("leaky_relu", [0.1]),
-    "relu": ("relu", []),
-}
+from pydet.ops import conv_3x3
+
+# Darknet's activations that are x above 0 and a multiple of it below: they are computed with the convolution.
+SLOPES = {"linear": 1.0, "leaky": 0.1, "relie": 0.01, "relu": 0.0}
+# Padding, stride, dilation and groups of a convolution of 3 x 3 that gives as large a map as it takes.
+KEEPS_SIZE = ((1, 1), (1, 1), (1, 1), 1)
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
@@ -109,9 +109,12 @@ class PackedWeight:
         if not _can(conv.weight, activation, x):
             return None
         geometry = (conv.padding, conv.stride, conv.dilation, conv.groups)
+        name, parameters = _fused(activation)
+        if onto is None and conv.weight.shape[2:] == (3, 3) and geometry == KEEPS_SIZE and conv_3x3.serves(x):
+            weight = self._laid_out(conv.weight, (), conv_3x3.transformed)
+            return conv_3x3.conv_3x3(x, weight, conv.bias, conv.out_channels, SLOPES[activation])
         reorder = torch.ops.mkldnn._reorder_convolution_weight
         weight = self._laid_out(conv.weight, tuple(x.shape[2:]), reorder, *geometry, [1, *x.shape[1:]])
-        name, parameters = FUSED_ACTIVATIONS[activation]
         if onto is None:
             return torch.ops.mkldnn._convolution_pointwise(x, weight, conv.bias, *geometry, name, parameters, "")
         if name == "none":
@@ -126,7 +129,7 @@ class PackedWeight:
             return None
         # The layout for one picture does for batches too: it is faster than torch for any number.
         weight = self._laid_out(linear.weight, (), torch.ops.mkldnn._reorder_linear_weight, 1)
-        return torch.ops.mkldnn._linear_pointwise(x, weight, linear.bias, *FUSED_ACTIVATIONS[activation], "")
+        return torch.ops.mkldnn._linear_pointwise(x, weight, linear.bias, *_fused(activation), "")
 
     def _laid_out(
         self, weight: Tensor, size: tuple[int, ...], reorder: Callable[..., Tensor], *arguments: object
@@ -140,11 +143,17 @@ class PackedWeight:
         return layouts.of_size[size]
 
 
+def _fused(activation: str) -> tuple[str, list[float]]:
+    """oneDNN's name of an activation, and its parameters."""
+    slope = SLOPES[activation]
+    return {1.0: ("none", []), 0.0: ("relu", [])}.get(slope, ("leaky_relu", [slope]))
+
+
 def _can(weight: Tensor, activation: str, x: Tensor) -> bool:
     """Whether oneDNN computes this layer here, and nothing is lost by it."""
     if torch.compiler.is_compiling():  # first: the compiler lays weights out by itself, and follows nothing below
         return False
-    if x.device.type != "cpu" or x.dtype not in DTYPES or activation not in FUSED_ACTIVATIONS or not available():
+    if x.device.type != "cpu" or x.dtype not in DTYPES or activation not in SLOPES or not available():
         return False
     if x.dtype != weight.dtype or not computes_in(x.dtype):
         return False

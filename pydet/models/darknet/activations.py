@@ -12,9 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pydet.models.darknet.cfg import Section
-
-SLOPES = {"linear": 1.0, "leaky": 0.1, "relie": 0.01, "relu": 0.0}
-"""Of those that are x above 0 and a multiple of it below."""
+from pydet.models.packed import SLOPES
 
 
 def _linear(x: Tensor) -> Tensor:

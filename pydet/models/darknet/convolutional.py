@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pydet.models.darknet.activations import SLOPES, activation_of
+from pydet.models.darknet.activations import activation_of
 from pydet.models.darknet.base import MAX_WEIGHTS, Before, Layer, Shape
 from pydet.models.darknet.cfg import Section
-from pydet.models.packed import PackedWeight
+from pydet.models.packed import SLOPES, PackedWeight
 from pydet.ops.batch_norm_leaky_relu import batch_norm_leaky_relu
 
 
