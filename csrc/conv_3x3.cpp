@@ -43,10 +43,17 @@ struct Conv3x3 {
     const int64_t place = index % tiles_of_image();
     return {index / tiles_of_image(), place / tiles_across() * 2, place % tiles_across() * 2};
   }
-  // What lies outside is zeros.
+  PYDET_HD Conv3x3Tile next(Conv3x3Tile tile) const {
+    tile.x += 2;
+    if (tile.x < width) return tile;
+    tile = {tile.image, tile.y + 2, 0};
+    return tile.y < height ? tile : Conv3x3Tile{tile.image + 1, 0, 0};
+  }
   PYDET_HD const T* pixel(int64_t image, int64_t row, int64_t column) const {
-    const bool inside = row >= 0 && row < height && column >= 0 && column < width;
-    return inside ? x + ((image * height + row) * width + column) * channels : zeros;
+    return x + ((image * height + row) * width + column) * channels;
+  }
+  PYDET_HD bool has(int64_t row, int64_t column) const {
+    return row >= 0 && row < height && column >= 0 && column < width;
   }
   PYDET_HD T* out_pixel(int64_t image, int64_t row, int64_t column) const {
     return out + ((image * height + row) * width + column) * filters;
@@ -83,8 +90,10 @@ PYDET_TARGET_END
 namespace pydet {
 namespace {
 
-constexpr int64_t kMaxTiles = 96;                // of a block: that often is a weight used when it has been read
-constexpr int64_t kMaxScratch = int64_t{4} << 20;  // bytes, which each thread keeps
+// Of a block: that often is a weight used when it has been read, and so much is kept between the three steps.
+constexpr int64_t kFewTiles = 24, kMaxTiles = 96;
+constexpr int64_t kNearWeights = int64_t{2} << 20;  // bytes, which are soon read again
+constexpr int64_t kMaxScratch = int64_t{4} << 20;   // bytes, which each thread keeps
 
 template <typename T>
 using Conv3x3Kernel = void (*)(const Conv3x3<T>&, int64_t, int64_t, char*);
@@ -127,7 +136,8 @@ void conv_3x3_cpu_of(Conv3x3<T> conv, const Tensor& x, const Tensor& weight, con
   conv.bias = bias.data();
   conv.zeros = zeros.data();
   conv.tiles_of_block = 1;
-  conv.tiles_of_block = std::clamp<int64_t>(kMaxScratch / conv.bytes_of_scratch(), 1, kMaxTiles);
+  const int64_t tiles = weight.numel() * static_cast<int64_t>(sizeof(T)) > kNearWeights ? kMaxTiles : kFewTiles;
+  conv.tiles_of_block = std::clamp<int64_t>(kMaxScratch / conv.bytes_of_scratch(), 1, tiles);
   conv.tiles_of_block = (conv.tiles() - 1) / conv.blocks() + 1;  // blocks of one size
   torch::stable::parallel_for(0, conv.blocks() * conv.panels(), 1, [&](int64_t begin, int64_t end) {
     kernel(conv, begin, end, conv_3x3_scratch(conv.bytes_of_scratch()));
@@ -147,9 +157,10 @@ Tensor conv_3x3_cpu(const Tensor& x,       // [B, C, H, W], channels last
   PYDET_CHECK(filters > 0, "_conv_3x3: filters must be positive, got ", filters);
   Conv3x3<float> shape{x.size(0), x.size(1), filters, x.size(2), x.size(3)};
   const int64_t numbers = 16 * shape.channels * shape.padded_filters();
-  PYDET_CHECK(weight.dim() == 1 && weight.size(0) == numbers && weight.is_contiguous() && weight.scalar_type() == type,
+  PYDET_CHECK(weight.dim() == 1 && weight.size(0) == numbers && weight.scalar_type() == type,
               "_conv_3x3: weight must be ", dtype_of(x), " [", numbers, "], got ", dtype_of(weight), " ",
               shape_of(weight));
+  PYDET_CHECK(weight.is_contiguous(), "_conv_3x3: weight must be dense, got strides ", list_of(weight.strides()));
   std::vector<float> offsets(static_cast<size_t>(shape.padded_filters()));
   if (bias) {
     PYDET_CHECK(bias->dim() == 1 && bias->size(0) == filters && is_floating(bias->scalar_type()),

@@ -68,11 +68,16 @@ struct Step<uint16_t> {
 template <typename T>
 void transform_tiles(const Conv3x3<T>& conv, int64_t first, int64_t count, T* __restrict__ tiles) {
   const int64_t to_next = conv.tiles_of_block * conv.channels;
-  for (int64_t i = 0; i < count; ++i, tiles += conv.channels) {
-    const Conv3x3Tile tile = conv.tile(first + i);
+  Conv3x3Tile tile = conv.tile(first);
+  for (int64_t i = 0; i < count; ++i, tiles += conv.channels, tile = conv.next(tile)) {
     const T* pixels[4][4];
+    const T* corner = conv.pixel(tile.image, tile.y - 1, tile.x - 1);
+    const bool inside = conv.has(tile.y - 1, tile.x - 1) && conv.has(tile.y + 2, tile.x + 2);
     for (int y = 0; y < 4; ++y) {
-      for (int x = 0; x < 4; ++x) pixels[y][x] = conv.pixel(tile.image, tile.y + y - 1, tile.x + x - 1);
+      for (int x = 0; x < 4; ++x) {
+        const bool given = inside || conv.has(tile.y + y - 1, tile.x + x - 1);
+        pixels[y][x] = given ? corner + (y * conv.width + x) * conv.channels : conv.zeros;
+      }
     }
     for (int64_t c = 0; c < conv.channels; c += kFloats) {
       Floats rows[4][4];
@@ -97,7 +102,7 @@ void transform_tiles(const Conv3x3<T>& conv, int64_t first, int64_t count, T* __
   }
 }
 
-// sums[kRows][kConvFilters] of kVectors vectors of filters.
+// sums[kRows][filters] of kVectors vectors of filters.
 template <int kRows, int kVectors, typename T>
 void multiply(const T* __restrict__ tiles, int64_t channels, const T* __restrict__ weights, int64_t filters,
               float* __restrict__ sums) {
@@ -122,7 +127,7 @@ void multiply(const T* __restrict__ tiles, int64_t channels, const T* __restrict
 #pragma GCC unroll 8
   for (int row = 0; row < kRows; ++row) {
 #pragma GCC unroll 4
-    for (int v = 0; v < kVectors; ++v) store(sum[row][v], sums + row * kConvFilters + v * kFloats);
+    for (int v = 0; v < kVectors; ++v) store(sum[row][v], sums + row * filters + v * kFloats);
   }
 }
 
@@ -149,7 +154,7 @@ void multiply_tiles(const T* tiles, int64_t count, int64_t channels, const T* we
       const int64_t first = group * count / groups, rows = (group + 1) * count / groups - first;
       const T* of_group = tiles + first * channels;
       const T* of_filters = weights + f * Step<T>::kChannels;
-      float* to = sums + first * kConvFilters + f;
+      float* to = sums + first * filters + f;
       switch (vectors) {
         case 1: multiply_rows<1>(rows, of_group, channels, of_filters, filters, to); break;
         case 2: multiply_rows<2>(rows, of_group, channels, of_filters, filters, to); break;
@@ -162,14 +167,14 @@ void multiply_tiles(const T* tiles, int64_t count, int64_t channels, const T* we
   }
 }
 
-// A^T m A of sums[16][tiles_of_block][kConvFilters], the bias and the activation: 2 x 2 pixels of a tile.
+// A^T m A of sums[16][tiles_of_block][filters], the bias and the activation: 2 x 2 pixels of a tile.
 template <typename T>
 void transform_sums(const Conv3x3<T>& conv, int64_t first, int64_t count, int64_t first_filter, int64_t filters,
                     const float* __restrict__ sums) {
-  const int64_t to_next = conv.tiles_of_block * kConvFilters;
+  const int64_t to_next = conv.tiles_of_block * filters;
   const Floats slope = all(conv.slope);
-  for (int64_t i = 0; i < count; ++i, sums += kConvFilters) {
-    const Conv3x3Tile tile = conv.tile(first + i);
+  Conv3x3Tile tile = conv.tile(first);
+  for (int64_t i = 0; i < count; ++i, sums += filters, tile = conv.next(tile)) {
     for (int64_t f = 0; f < filters; f += kFloats) {
       const float* from = sums + f;
       Floats rows[2][4];
@@ -218,7 +223,7 @@ void conv_3x3(const Conv3x3<T>& conv, int64_t begin, int64_t end, char* scratch)
     const int64_t filters = conv.filters_of_panel(panel);
     for (int64_t place = 0; place < 16; ++place) {
       multiply_tiles(tiles + place * conv.tiles_of_block * conv.channels, count, conv.channels,
-                     conv.weights_of(panel, place), filters, sums + place * conv.tiles_of_block * kConvFilters);
+                     conv.weights_of(panel, place), filters, sums + place * conv.tiles_of_block * filters);
     }
     transform_sums(conv, first, count, panel * kConvFilters, filters, sums);
   }
