@@ -188,7 +188,14 @@ class TestInALayer:
     @pytest.mark.skipif(not packed.available(), reason="only where layers are packed")
     @pytest.mark.parametrize(
         "options",
-        [{"stride": 2}, {"padding": 0}, {"dilation": 2, "padding": 2}, {"groups": 2}, {"kernel_size": 1}, {"padding": 2}],
+        [
+            {"stride": 2},
+            {"padding": 0},
+            {"dilation": 2, "padding": 2},
+            {"groups": 2},
+            {"kernel_size": 1},
+            {"padding": 2},
+        ],
         ids=str,
     )
     def test_leaves_other_convolutions_to_others(self, options: dict[str, int], made: list[Tensor]) -> None:

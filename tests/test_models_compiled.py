@@ -78,8 +78,8 @@ def batch_of(size: tuple[int, int], pictures: int = 2) -> tuple[Tensor, Tensor]:
 
 def assert_same(ours: tuple[Tensor, ...], expected: tuple[Tensor, ...]) -> None:
     assert expected[3].min() > 0
-    for a, b in zip(ours, expected, strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-3)
+    for a, b in zip(ours, expected, strict=True):  # compiled ones have other convolutions, which round in other places
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-3)
 
 
 def test_compiles_without_a_break(batch: Any) -> None:
