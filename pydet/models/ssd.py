@@ -191,11 +191,17 @@ class SSD(DetectionModel):
     def select(
         self, boxes: Tensor, scores: Tensor, score_threshold: float, iou_threshold: float
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        # On the CPU it costs little to see that no class has as many as 400: then all of them go on.
-        look = scores.device.type == "cpu" and not torch.compiler.is_compiling()
-        if look and int((scores > score_threshold).sum(dim=1).amax()) <= self.class_top_k:
+        # The best 400 boxes of each class go on, as in the paper's code.
+        most = min(self.class_top_k, scores.shape[1])
+        if scores.device.type == "cpu" and not torch.compiler.is_compiling():
+            # It costs little to see which classes have more than that: the others need no ranking.
+            crowded = ((scores > score_threshold).sum(dim=1).amax(dim=0) > most).nonzero()[:, 0]
+            if len(crowded):
+                columns = scores[:, :, crowded].transpose(1, 2).contiguous()  # [B, few, N]
+                best, rows = columns.topk(most)
+                scores = scores.clone()
+                scores[:, :, crowded] = columns.fill_(-torch.inf).scatter_(2, rows, best).transpose(1, 2)
             return super().select(boxes, scores, score_threshold, iou_threshold)
-        # The best 400 boxes of each class go on, as in the paper's code: [B, K, C], each with a box of its own.
-        scores, rows = scores.topk(min(self.class_top_k, scores.shape[1]), dim=1)
+        scores, rows = scores.topk(most, dim=1)  # [B, K, C], each with a box of its own
         images = torch.arange(boxes.shape[0], device=boxes.device)[:, None, None]
         return super().select(boxes[images, rows], scores, score_threshold, iou_threshold)
