@@ -59,7 +59,7 @@ def test_every_kernel_of_the_cpu_has_one_for_cuda() -> None:
     on_the_cpu = {n for n in names if torch._C._dispatch_has_kernel_for_dispatch_key(f"pydet::{n}", "CPU")}
     assert on_the_cpu >= set(ops.OPERATORS)
     # On a GPU torch's own batch normalisation and convolutions serve.
-    torchs = {"_batch_norm_leaky_relu", "_batch_norm_leaky_relu_backward", "_conv_3x3"}
+    torchs = {"_batch_norm_leaky_relu", "_batch_norm_leaky_relu_backward", "_conv", "_conv_weight"}
     assert on_the_cpu - torchs == set(REGISTERED)
 
 

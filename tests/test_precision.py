@@ -19,6 +19,7 @@ from pydet.models.darknet.base import Before
 from pydet.models.darknet.cfg import Section
 from pydet.models.darknet.connected import Connected
 from pydet.models.packed import PackedConv2d, PackedWeight
+from pydet.ops import conv as ours
 from pydet.models.retinanet import RetinaNet
 from pydet.models.ssd import SSD
 
@@ -111,8 +112,9 @@ def test_a_connected_layer_is_laid_out_once_for_every_batch(
     activation: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     torch.manual_seed(0)
-    made, reorder = [], torch.ops.mkldnn._reorder_linear_weight
-    monkeypatch.setattr(torch.ops.mkldnn, "_reorder_linear_weight", lambda *a: made.append(a) or reorder(*a))
+    made, by_us, by_onednn = [], ours.laid_out, torch.ops.mkldnn._reorder_linear_weight
+    monkeypatch.setattr(ours, "laid_out", lambda *a: made.append(a) or by_us(*a))
+    monkeypatch.setattr(torch.ops.mkldnn, "_reorder_linear_weight", lambda *a: made.append(a) or by_onednn(*a))
     layer = Connected(Section("connected", {"output": "37", "activation": activation}), Before((16, 5, 3))).to(dtype)
     layer.requires_grad_(False)
     exact = copy.deepcopy(layer).double()

@@ -19,12 +19,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from pydet.ops import conv_3x3
+from pydet.ops import conv as ours
 
 # Darknet's activations that are x above 0 and a multiple of it below: they are computed with the convolution.
 SLOPES = {"linear": 1.0, "leaky": 0.1, "relie": 0.01, "relu": 0.0}
-# Padding, stride, dilation and groups of a convolution of 3 x 3 that gives as large a map as it takes.
-KEEPS_SIZE = ((1, 1), (1, 1), (1, 1), 1)
+# By padding, stride, dilation and groups: the size of the filters whose result is as large as the map.
+KEEPS_SIZE: dict[object, int] = {((0, 0), (1, 1), (1, 1), 1): 1, ((1, 1), (1, 1), (1, 1), 1): 3}
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
@@ -110,9 +110,10 @@ class PackedWeight:
             return None
         geometry = (conv.padding, conv.stride, conv.dilation, conv.groups)
         name, parameters = _fused(activation)
-        if onto is None and conv.weight.shape[2:] == (3, 3) and geometry == KEEPS_SIZE and conv_3x3.serves(x):
-            weight = self._laid_out(conv.weight, (), conv_3x3.transformed)
-            return conv_3x3.conv_3x3(x, weight, conv.bias, conv.out_channels, SLOPES[activation])
+        size = KEEPS_SIZE.get(geometry, 0)
+        if onto is None and conv.weight.shape[2:] == (size, size) and ours.serves(x, size):
+            weight = self._laid_out(conv.weight, (), ours.laid_out)
+            return ours.conv(x, weight, conv.bias, conv.out_channels, size, SLOPES[activation])
         reorder = torch.ops.mkldnn._reorder_convolution_weight
         weight = self._laid_out(conv.weight, tuple(x.shape[2:]), reorder, *geometry, [1, *x.shape[1:]])
         if onto is None:
@@ -127,6 +128,10 @@ class PackedWeight:
         """activation(linear(x)) of x [B, inputs]; None where it has to be done the ordinary way."""
         if not _can(linear.weight, activation, x):
             return None
+        pixel = x[:, :, None, None]
+        if ours.serves(pixel, 1):
+            weight = self._laid_out(linear.weight, (), ours.laid_out)
+            return ours.conv(pixel, weight, linear.bias, linear.out_features, 1, SLOPES[activation])[:, :, 0, 0]
         # The layout for one picture does for batches too: it is faster than torch for any number.
         weight = self._laid_out(linear.weight, (), torch.ops.mkldnn._reorder_linear_weight, 1)
         return torch.ops.mkldnn._linear_pointwise(x, weight, linear.bias, *_fused(activation), "")

@@ -13,7 +13,7 @@ from pydet.reference.box_iou import (
     result_dtype,
 )
 from pydet.reference.box_iou_loss import complete_box_iou_loss, distance_box_iou_loss, generalized_box_iou_loss
-from pydet.reference.conv_3x3 import conv_3x3
+from pydet.reference.conv import conv
 from pydet.reference.decode_boxes import decode_boxes
 from pydet.reference.encode_boxes import encode_boxes
 from pydet.reference.hard_negative_mining import hard_negative_mining
@@ -39,7 +39,7 @@ __all__ = [
     "complete_box_iou",
     "complete_box_iou_loss",
     "compute_dtype",
-    "conv_3x3",
+    "conv",
     "decode_boxes",
     "distance_box_iou",
     "distance_box_iou_loss",

@@ -64,11 +64,25 @@ struct Step<uint16_t> {
 };
 #endif
 
+PYDET_HD Floats activated(Floats x, float slope) { return where_below_0(x, x * all(slope), x); }
+
+// Of the last vector some are of no filter.
+template <typename T>
+PYDET_HD void store_some(Floats x, int64_t count, T* to) {
+  if (count >= kFloats) {
+    store(x, to);
+  } else if (count > 0) {
+    T numbers[kFloats];
+    store(x, numbers);
+    memcpy(to, numbers, static_cast<size_t>(count) * sizeof(T));
+  }
+}
+
 // Lavin and Gray 2015, section 4.1: B^T d B of tiles of 4 x 4 pixels, 2 apart, into tiles[16][block.tiles][C].
 template <typename T>
-void transform_tiles(const Conv3x3<T>& conv, int64_t first, int64_t count, T* __restrict__ tiles) {
+void transform_tiles(const Conv<T>& conv, int64_t first, int64_t count, T* __restrict__ tiles) {
   const int64_t to_next = conv.tiles_of_block * conv.channels;
-  Conv3x3Tile tile = conv.tile(first);
+  ConvTile tile = conv.tile(first);
   for (int64_t i = 0; i < count; ++i, tiles += conv.channels, tile = conv.next(tile)) {
     const T* pixels[4][4];
     const T* corner = conv.pixel(tile.image, tile.y - 1, tile.x - 1);
@@ -102,10 +116,18 @@ void transform_tiles(const Conv3x3<T>& conv, int64_t first, int64_t count, T* __
   }
 }
 
+// What is multiplied: some rows of tiles[count][stride], of which `channels` are taken, and weights[channels][filters].
+// The first of the channels of a sum begins it, the others are added to it.
+struct Product {
+  int64_t stride, channels, filters;
+  bool adds;
+};
+
 // sums[kRows][filters] of kVectors vectors of filters.
 template <int kRows, int kVectors, typename T>
-void multiply(const T* __restrict__ tiles, int64_t channels, const T* __restrict__ weights, int64_t filters,
+void multiply(const Product& product, const T* __restrict__ tiles, const T* __restrict__ weights,
               float* __restrict__ sums) {
+  const int64_t channels = product.channels, stride = product.stride, filters = product.filters;
   using S = Step<T>;
   Floats sum[kRows][kVectors];
 #pragma GCC unroll 8
@@ -119,7 +141,7 @@ void multiply(const T* __restrict__ tiles, int64_t channels, const T* __restrict
     for (int v = 0; v < kVectors; ++v) weight[v] = S::of_weights(weights + v * kFloats * S::kChannels);
 #pragma GCC unroll 8
     for (int row = 0; row < kRows; ++row) {
-      const auto channel = S::of_tile(tiles + row * channels + c);
+      const auto channel = S::of_tile(tiles + row * stride + c);
 #pragma GCC unroll 4
       for (int v = 0; v < kVectors; ++v) sum[row][v] = S::add(channel, weight[v], sum[row][v]);
     }
@@ -127,41 +149,60 @@ void multiply(const T* __restrict__ tiles, int64_t channels, const T* __restrict
 #pragma GCC unroll 8
   for (int row = 0; row < kRows; ++row) {
 #pragma GCC unroll 4
-    for (int v = 0; v < kVectors; ++v) store(sum[row][v], sums + row * filters + v * kFloats);
+    for (int v = 0; v < kVectors; ++v) {
+      float* to = sums + row * filters + v * kFloats;
+      store(product.adds ? load(to) + sum[row][v] : sum[row][v], to);
+    }
   }
 }
 
 template <int kVectors, typename T>
-void multiply_rows(int64_t rows, const T* tiles, int64_t channels, const T* weights, int64_t filters, float* sums) {
+void multiply_rows(int64_t rows, const Product& product, const T* tiles, const T* weights, float* sums) {
   switch (rows) {
-    case 1: return multiply<1, kVectors>(tiles, channels, weights, filters, sums);
-    case 2: return multiply<2, kVectors>(tiles, channels, weights, filters, sums);
-    case 3: return multiply<3, kVectors>(tiles, channels, weights, filters, sums);
-    case 4: return multiply<4, kVectors>(tiles, channels, weights, filters, sums);
-    case 5: return multiply<5, kVectors>(tiles, channels, weights, filters, sums);
-    default: return multiply<6, kVectors>(tiles, channels, weights, filters, sums);
+    case 1:
+      return multiply<1, kVectors>(product, tiles, weights, sums);
+    case 2:
+      return multiply<2, kVectors>(product, tiles, weights, sums);
+    case 3:
+      return multiply<3, kVectors>(product, tiles, weights, sums);
+    case 4:
+      return multiply<4, kVectors>(product, tiles, weights, sums);
+    case 5:
+      return multiply<5, kVectors>(product, tiles, weights, sums);
+    default:
+      return multiply<6, kVectors>(product, tiles, weights, sums);
   }
 }
 
-// [count, C] times [C, filters] for one of the 16 places in the tiles.
+// [count, C] times [C, filters] for one of the places in the tiles.
 template <typename T>
 void multiply_tiles(const T* tiles, int64_t count, int64_t channels, const T* weights, int64_t filters, float* sums) {
   constexpr int64_t kRows = 6;
   const int64_t groups = (count + kRows - 1) / kRows;  // as even as can be: a group of one row takes half of the time
-  for (int64_t f = 0; f < filters; f += kMaxVectors * kFloats) {
-    const int64_t vectors = minimum<int64_t>((filters - f) / kFloats, kMaxVectors);
-    for (int64_t group = 0; group < groups; ++group) {
-      const int64_t first = group * count / groups, rows = (group + 1) * count / groups - first;
-      const T* of_group = tiles + first * channels;
-      const T* of_filters = weights + f * Step<T>::kChannels;
-      float* to = sums + first * filters + f;
-      switch (vectors) {
-        case 1: multiply_rows<1>(rows, of_group, channels, of_filters, filters, to); break;
-        case 2: multiply_rows<2>(rows, of_group, channels, of_filters, filters, to); break;
+  for (int64_t c = 0; c < channels; c += kConvChannels) {
+    const Product product{channels, minimum(channels - c, kConvChannels), filters, c > 0};
+    for (int64_t f = 0; f < filters; f += kMaxVectors * kFloats) {
+      const int64_t vectors = minimum<int64_t>((filters - f) / kFloats, kMaxVectors);
+      const T* of_filters = weights + c * filters + f * Step<T>::kChannels;
+      for (int64_t group = 0; group < groups; ++group) {
+        const int64_t first = group * count / groups, rows = (group + 1) * count / groups - first;
+        const T* of_group = tiles + first * channels + c;
+        float* to = sums + first * filters + f;
+        switch (vectors) {
+          case 1:
+            multiply_rows<1>(rows, product, of_group, of_filters, to);
+            break;
+          case 2:
+            multiply_rows<2>(rows, product, of_group, of_filters, to);
+            break;
 #if PYDET_LEVEL_IS_AVX512
-        case 3: multiply_rows<3>(rows, of_group, channels, of_filters, filters, to); break;
-        default: multiply_rows<4>(rows, of_group, channels, of_filters, filters, to);
+          case 3:
+            multiply_rows<3>(rows, product, of_group, of_filters, to);
+            break;
+          default:
+            multiply_rows<4>(rows, product, of_group, of_filters, to);
 #endif
+        }
       }
     }
   }
@@ -169,11 +210,10 @@ void multiply_tiles(const T* tiles, int64_t count, int64_t channels, const T* we
 
 // A^T m A of sums[16][tiles_of_block][filters], the bias and the activation: 2 x 2 pixels of a tile.
 template <typename T>
-void transform_sums(const Conv3x3<T>& conv, int64_t first, int64_t count, int64_t first_filter, int64_t filters,
+void transform_sums(const Conv<T>& conv, int64_t first, int64_t count, int64_t first_filter, int64_t filters,
                     const float* __restrict__ sums) {
   const int64_t to_next = conv.tiles_of_block * filters;
-  const Floats slope = all(conv.slope);
-  Conv3x3Tile tile = conv.tile(first);
+  ConvTile tile = conv.tile(first);
   for (int64_t i = 0; i < count; ++i, sums += filters, tile = conv.next(tile)) {
     for (int64_t f = 0; f < filters; f += kFloats) {
       const float* from = sums + f;
@@ -186,7 +226,7 @@ void transform_sums(const Conv3x3<T>& conv, int64_t first, int64_t count, int64_
         rows[1][x] = b - c - d;
       }
       const Floats bias = load(conv.bias + first_filter + f);
-      const int64_t left = conv.filters - first_filter - f;  // of the last vector some may be none
+      const int64_t left = conv.filters - first_filter - f;
 #pragma GCC unroll 2
       for (int y = 0; y < 2; ++y) {
         const Floats pixels[2] = {rows[y][0] + rows[y][1] + rows[y][2] + bias,
@@ -194,38 +234,49 @@ void transform_sums(const Conv3x3<T>& conv, int64_t first, int64_t count, int64_
 #pragma GCC unroll 2
         for (int x = 0; x < 2; ++x) {
           if (tile.y + y >= conv.height || tile.x + x >= conv.width) continue;
-          const Floats result = where_below_0(pixels[x], pixels[x] * slope, pixels[x]);
           T* to = conv.out_pixel(tile.image, tile.y + y, tile.x + x) + first_filter + f;
-          if (left >= kFloats) {
-            store(result, to);
-          } else if (left > 0) {
-            T numbers[kFloats];
-            store(result, numbers);
-            memcpy(to, numbers, static_cast<size_t>(left) * sizeof(T));
-          }
+          store_some(activated(pixels[x], conv.slope), left, to);
         }
       }
     }
   }
 }
 
+// Of a convolution of 1 x 1, whose tiles are its pixels: the bias and the activation.
+template <typename T>
+void finish_sums(const Conv<T>& conv, int64_t first, int64_t count, int64_t first_filter, int64_t filters,
+                 const float* __restrict__ sums) {
+  T* out = conv.out + first * conv.filters + first_filter;
+  for (int64_t i = 0; i < count; ++i, sums += filters, out += conv.filters) {
+    for (int64_t f = 0; f < filters; f += kFloats) {
+      const Floats sum = load(sums + f) + load(conv.bias + first_filter + f);
+      store_some(activated(sum, conv.slope), conv.filters - first_filter - f, out + f);
+    }
+  }
+}
+
 // Some of the pairs of a block of tiles and a panel of filters, all panels of a block one after another.
 template <typename T>
-void conv_3x3(const Conv3x3<T>& conv, int64_t begin, int64_t end, char* scratch) {
-  T* tiles = reinterpret_cast<T*>(scratch);
-  float* sums = reinterpret_cast<float*>(scratch + conv.bytes_of_tiles());
-  int64_t transformed = -1;
+void convolve(const Conv<T>& conv, int64_t begin, int64_t end, char* scratch) {
+  float* sums = reinterpret_cast<float*>(scratch);
+  T* transformed = reinterpret_cast<T*>(scratch + conv.bytes_of_sums());
+  int64_t block_of_tiles = -1;
   for (int64_t i = begin; i < end; ++i) {
-    const int64_t block = i / conv.panels(), panel = i % conv.panels();
+    const int64_t block = i / conv.panels(), panel = i % conv.panels(), filters = conv.filters_of_panel(panel);
     const int64_t first = block * conv.tiles_of_block, count = minimum(conv.tiles() - first, conv.tiles_of_block);
-    if (block != transformed) transform_tiles(conv, first, count, tiles);
-    transformed = block;
-    const int64_t filters = conv.filters_of_panel(panel);
-    for (int64_t place = 0; place < 16; ++place) {
+    if (conv.is_3x3 && block != block_of_tiles) transform_tiles(conv, first, count, transformed);
+    block_of_tiles = block;
+    const T* tiles = conv.is_3x3 ? transformed : conv.x + first * conv.channels;
+    for (int64_t place = 0; place < conv.places(); ++place) {
       multiply_tiles(tiles + place * conv.tiles_of_block * conv.channels, count, conv.channels,
-                     conv.weights_of(panel, place), filters, sums + place * conv.tiles_of_block * filters);
+                     conv.weights + conv.weights_of(panel, place), filters,
+                     sums + place * conv.tiles_of_block * filters);
     }
-    transform_sums(conv, first, count, panel * kConvFilters, filters, sums);
+    if (conv.is_3x3) {
+      transform_sums(conv, first, count, panel * kConvFilters, filters, sums);
+    } else {
+      finish_sums(conv, first, count, panel * kConvFilters, filters, sums);
+    }
   }
 }
 

@@ -1,0 +1,47 @@
+"""Convolutions with weights laid out once, beside oneDNN's with the same, and torch's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import pydet
+from pydet.ops import conv as ours
+from pydet.reference import conv as reference
+
+# Size, channels, filters and side of layers of YOLOv3-tiny and YOLOv3: few channels, many pixels, many channels.
+LAYERS = [
+    (3, 128, 256, 52),
+    pytest.param(3, 32, 64, 208, marks=pytest.mark.long),
+    pytest.param(3, 512, 1024, 13, marks=pytest.mark.long),
+    pytest.param(1, 1024, 256, 13, marks=pytest.mark.long),
+]
+
+
+def close(theirs: Tensor, ours: Tensor) -> bool:
+    return bool((theirs - ours).float().norm() < 4 * torch.finfo(ours.dtype).eps * ours.float().norm())
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=lambda dtype: str(dtype)[6:])
+@pytest.mark.parametrize(("size", "channels", "filters", "side"), LAYERS)
+def test_conv(race: Callable[..., Any], size: int, channels: int, filters: int, side: int, dtype: torch.dtype) -> None:
+    g = torch.Generator().manual_seed(0)
+    conv = nn.Conv2d(channels, filters, size, padding=size // 2).to(dtype).requires_grad_(False)
+    conv.weight.copy_(torch.randn(conv.weight.shape, generator=g) / (size * size * channels) ** 0.5)
+    x = torch.randn(1, channels, side, side, generator=g).to(dtype, memory_format=torch.channels_last)
+    if not ours.serves(x, size):
+        pytest.skip("this processor has no kernel for it, or a better one")
+    weight = ours.laid_out(conv.weight)
+    onednn, geometry = torch.ops.mkldnn, (conv.padding, conv.stride, conv.dilation, conv.groups)
+    laid_out = onednn._reorder_convolution_weight(conv.weight, *geometry, list(x.shape))
+    with torch.inference_mode(), pydet.keep_freed_memory():
+        contenders = {
+            "pydet": lambda: ours.conv(x, weight, conv.bias, filters, size, 0.1),
+            "oneDNN": lambda: onednn._convolution_pointwise(x, laid_out, conv.bias, *geometry, "leaky_relu", [0.1], ""),
+            "reference": lambda: reference(x, conv.weight, conv.bias, 0.1),
+        }
+        race(contenders, close)
