@@ -19,9 +19,9 @@ from pydet.models.darknet.base import Before
 from pydet.models.darknet.cfg import Section
 from pydet.models.darknet.connected import Connected
 from pydet.models.packed import PackedConv2d, PackedWeight
-from pydet.ops import conv as ours
 from pydet.models.retinanet import RetinaNet
 from pydet.models.ssd import SSD
+from pydet.ops import conv as ours
 
 DOG = Path(__file__).parent.parent / "pydet" / "assets" / "dog.jpg"
 bfloat16_here = pytest.mark.skipif(not packed.computes_in(torch.bfloat16), reason="a CPU without bfloat16")
