@@ -170,6 +170,7 @@ void check_conv_type(const char* op, const char* name, const Tensor& t) {
 double conv_number(double x) { return x; }
 double conv_number(float x) { return x; }
 double conv_number(uint16_t x) { return float_of_bfloat16(x); }
+
 void conv_round(double x, float* to) { *to = static_cast<float>(x); }
 void conv_round(double x, uint16_t* to) { *to = torch::headeronly::BFloat16(static_cast<float>(x)).x; }
 

@@ -10,10 +10,14 @@ from typing import Any
 
 import pytest
 import torch
+from conftest import shared_path
+from torch import Tensor
 from torch.nn import functional as F
 
 import pydet
 from pydet import cli, models
+from pydet.data import load_dataset
+from pydet.evaluate import evaluate
 from pydet.models import packed, precision
 from pydet.models.darknet.base import Before
 from pydet.models.darknet.cfg import Section
@@ -22,6 +26,7 @@ from pydet.models.packed import PackedConv2d, PackedWeight
 from pydet.models.retinanet import RetinaNet
 from pydet.models.ssd import SSD
 from pydet.ops import conv as ours
+from pydet.ops.round_weight import round_weight
 
 DOG = Path(__file__).parent.parent / "pydet" / "assets" / "dog.jpg"
 bfloat16_here = pytest.mark.skipif(not packed.computes_in(torch.bfloat16), reason="a CPU without bfloat16")
@@ -53,6 +58,71 @@ def test_auto_is_bfloat16_only_for_what_was_measured(tmp_path: Path) -> None:
     assert next(loaded.parameters()).dtype == torch.float32
     assert precision.dtype_of("auto", "cpu", "yolov3") == torch.float32
     assert precision.dtype_of("auto", "meta", "yolov3-tiny") == torch.float32
+
+
+@bfloat16_here
+@pytest.mark.slow
+@pytest.mark.parametrize("split", ["val2017", "train2017"])
+def test_bfloat16_keeps_the_ap_of_what_auto_takes(split: str) -> None:
+    """Within the .002 that `auto` promises."""
+    data = load_dataset(shared_path(f"data/coco160/annotations/instances_{split}.json"))
+    for name in precision.EXACT_IN_BFLOAT16:
+        half, whole = (evaluate(pydet.load(name, precision=kind), data).metrics["AP"] for kind in ("auto", "f32"))
+        assert half != whole
+        assert half == pytest.approx(whole, abs=0.002)
+
+
+def rounded_one_by_one(weight: Tensor, dtype: torch.dtype) -> Tensor:
+    """Error diffusion, read from its description."""
+    flat, owed, columns = weight.double().flatten(1), torch.zeros(len(weight), dtype=torch.float64), []
+    for column in flat.unbind(1):
+        columns.append((column + owed).float().to(dtype))
+        owed = column + owed - columns[-1].double()
+    return torch.stack(columns, dim=1).view(weight.shape)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_errors_of_rounded_weights_cancel(dtype: torch.dtype) -> None:
+    g = torch.Generator().manual_seed(0)
+    weight = torch.randn(40, 30, 3, 3, generator=g)
+    found = round_weight(weight, dtype)
+    assert found.dtype == dtype
+    assert torch.equal(found, rounded_one_by_one(weight, dtype))
+    assert torch.equal(round_weight(weight.contiguous(memory_format=torch.channels_last), dtype), found)
+    step = torch.finfo(dtype).eps * 4  # between neighbours, of numbers below 8
+    assert (found.float() - weight).abs().max() <= step
+    for some in (slice(0, 1), slice(0, 7), slice(None)):
+        owed = (found.double() - weight.double())[:, some].sum(dim=(1, 2, 3))
+        assert owed.abs().max() <= step / 2
+    nearest = (weight.to(dtype).double() - weight.double()).sum(dim=(1, 2, 3))
+    assert nearest.abs().max() > 2 * step
+
+
+def test_a_weight_that_is_too_large_spoils_no_other() -> None:
+    weight = torch.tensor([[1.0, 1e5, 0.3, torch.nan, 0.7], [0.1, 0.2, 0.3, 0.4, 0.5]])
+    found = round_weight(weight, torch.float16)
+    assert found[0, 1].isinf()
+    assert found[0, 3].isnan()
+    assert found[:, [0, 2, 4]].isfinite().all()
+    assert round_weight(torch.zeros(0, 3), torch.float16).shape == (0, 3)
+
+
+def test_what_cannot_be_rounded() -> None:
+    with pytest.raises(RuntimeError, match=r"_round_weight: weight must be float32 \[filters, ...\], got Double"):
+        round_weight(torch.zeros(2, 2).double(), torch.bfloat16)
+    with pytest.raises(RuntimeError, match=r"got Float \[\]"):
+        round_weight(torch.tensor(1.0), torch.bfloat16)
+    torch.library.opcheck(torch.ops.pydet._round_weight.default, (torch.rand(3, 4), True))
+
+
+@bfloat16_here
+def test_loaded_weights_are_rounded_so() -> None:
+    whole, half = (models.load("yolov3-tiny", precision=name) for name in ("f32", "bf16"))
+    for a, b in zip(whole.modules(), half.modules(), strict=True):
+        if isinstance(a, torch.nn.Conv2d):
+            assert torch.equal(b.weight, round_weight(a.weight, torch.bfloat16))
+            assert b.weight.is_contiguous(memory_format=torch.channels_last)
+            assert not b.weight.requires_grad
 
 
 @pytest.mark.usefixtures("without_half")

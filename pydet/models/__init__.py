@@ -12,7 +12,7 @@ from pydet.files import is_there
 from pydet.models.checkpoint import load_checkpoint, save_checkpoint
 from pydet.models.darknet import CfgError, ClassNamesError, Darknet, WeightsError, load_weights, read_cfg, save_weights
 from pydet.models.detection import DetectionModel
-from pydet.models.precision import dtype_of
+from pydet.models.precision import dtype_of, round_weights
 from pydet.models.registry import (
     ASSETS,
     MODELS,
@@ -112,7 +112,10 @@ def load(
     if names is None and isinstance(network, Darknet) and network.num_classes == 80:
         network.class_names = coco_names() if network.class_names[0] == "class 0" else network.class_names
     network.eval().requires_grad_(False)
-    return (network.fuse() if fuse else network).to(device, dtype)
+    if fuse:
+        network.fuse()
+    round_weights(network, dtype)
+    return network.to(device, dtype)
 
 
 def coco_names() -> list[str]:

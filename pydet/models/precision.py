@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import torch
+from torch import nn
 
 from pydet.models.packed import computes_in
+from pydet.ops.round_weight import round_weight
 
 PRECISIONS = {"f32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 AUTO = "auto"
@@ -36,3 +38,12 @@ def dtype_of(precision: str, device: str | torch.device, official: str | None = 
     if device.type == "cuda" and dtype == torch.bfloat16 and torch.cuda.get_device_capability(device) < (8, 0):
         raise ValueError(f"load: precision 'bf16': {torch.cuda.get_device_name(device)} cannot compute in it; use fp16")
     return dtype
+
+
+def round_weights(network: nn.Module, dtype: torch.dtype) -> None:
+    """Rounds the weights of convolutions and connected layers to half precision so that their errors cancel."""
+    for module in network.modules():
+        if isinstance(module, (nn.Conv2d, nn.Linear)) and dtype != torch.float32:
+            layout = torch.channels_last if module.weight.dim() == 4 else torch.contiguous_format
+            half = round_weight(module.weight.detach(), dtype).contiguous(memory_format=layout)
+            module.weight = nn.Parameter(half, requires_grad=False)
