@@ -95,7 +95,7 @@ def test_errors_of_rounded_weights_cancel(dtype: torch.dtype) -> None:
         owed = (found.double() - weight.double())[:, some].sum(dim=(1, 2, 3))
         assert owed.abs().max() <= step / 2
     nearest = (weight.to(dtype).double() - weight.double()).sum(dim=(1, 2, 3))
-    assert nearest.abs().max() > 2 * step
+    assert nearest.abs().max() > 1.5 * step
 
 
 def test_a_weight_that_is_too_large_spoils_no_other() -> None:
