@@ -195,7 +195,7 @@ class SSD(DetectionModel):
         most = min(self.class_top_k, scores.shape[1])
         if scores.device.type == "cpu" and not torch.compiler.is_compiling():
             # It costs little to see which classes have more than that: the others need no ranking.
-            crowded = ((scores > score_threshold).sum(dim=1).amax(dim=0) > most).nonzero()[:, 0]
+            crowded = ((scores > score_threshold).sum(dim=1, dtype=torch.int32).amax(dim=0) > most).nonzero()[:, 0]
             if len(crowded):
                 columns = scores[:, :, crowded].transpose(1, 2).contiguous()  # [B, few, N]
                 best, rows = columns.topk(most)
