@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <cstring>
+#include <memory>
 #include <optional>
 #include <vector>
 
@@ -108,6 +109,10 @@ constexpr int64_t kLaidOutChannels = 64;             // at a time: they are read
 constexpr int64_t kNearWeights = int64_t{2} << 20;  // bytes, which are soon read again
 constexpr int64_t kMaxScratch = int64_t{4} << 20;   // bytes, which each thread keeps
 
+struct alignas(64) CacheLine {
+  char bytes[64];
+};
+
 template <typename T>
 using ConvKernel = void (*)(const Conv<T>&, int64_t, int64_t, char*);
 
@@ -127,14 +132,6 @@ ConvKernel<T> conv_kernel() {
 
 bool conv_serves(bool bfloat16) {
   return bfloat16 ? conv_kernel<uint16_t>() != nullptr : conv_kernel<float>() != nullptr;
-}
-
-// Kept from call to call: to map it anew would take longer than small convolutions.
-char* conv_scratch(int64_t bytes) {
-  thread_local std::vector<char> memory;
-  if (static_cast<int64_t>(memory.size()) < bytes + 64) memory.resize(static_cast<size_t>(bytes) + 64);
-  const uintptr_t begin = reinterpret_cast<uintptr_t>(memory.data());
-  return memory.data() + ((begin + 63) / 64 * 64 - begin);
 }
 
 // The convolution without its tensors, of weight [filters, C, size, size].
@@ -282,7 +279,8 @@ Tensor conv_cpu(const Tensor& x,             // [B, C, H, W], channels last
     conv.tiles_of_block = std::clamp<int64_t>(kMaxScratch / conv.bytes_of_scratch(), 1, most);
     conv.tiles_of_block = (conv.tiles() - 1) / conv.blocks() + 1;  // blocks of one size
     torch::stable::parallel_for(0, conv.blocks() * conv.panels(), 1, [&](int64_t begin, int64_t end) {
-      kernel(conv, begin, end, conv_scratch(conv.bytes_of_scratch()));
+      const std::unique_ptr<CacheLine[]> scratch(new CacheLine[static_cast<size_t>(conv.bytes_of_scratch() / 64 + 1)]);
+      kernel(conv, begin, end, scratch[0].bytes);
     });
   });
   return out;

@@ -249,22 +249,22 @@ class TestInALayer:
     def test_leaves_what_it_does_not_take(self, monkeypatch: pytest.MonkeyPatch) -> None:
         x = torch.randn(1, 32, 8, 8).contiguous(memory_format=torch.channels_last)
         for size in SIZES:
-            assert ours.serves(x, size)
+            assert ours.serves(x, size) == (size == 3 or cpu_level() == "avx512")
             assert not ours.serves(x.contiguous(), size)
             assert not ours.serves(x.double(), size)
             assert not ours.serves(x[:, :24], size)
         line = x[:, :, :1].contiguous(memory_format=torch.channels_last)
-        assert ours.serves(line, 1)
+        assert ours.serves(line, 1) == ours.serves(x, 1)
         assert not ours.serves(line, 3)  # three quarters of each tile would be nothing
 
     @pytest.mark.skipif(torch.bfloat16 not in DTYPES, reason="no kernel for bfloat16")
     def test_leaves_bfloat16_to_amx(self, monkeypatch: pytest.MonkeyPatch) -> None:
         x = torch.randn(1, 32, 8, 8).contiguous(memory_format=torch.channels_last)
         monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True)
-        ours._has_kernel.cache_clear()
+        ours._is_faster.cache_clear()
         try:
             assert not ours.serves(x.bfloat16(), 3)
             assert ours.serves(x, 3)
         finally:
             monkeypatch.undo()
-            ours._has_kernel.cache_clear()
+            ours._is_faster.cache_clear()

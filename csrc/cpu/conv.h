@@ -78,7 +78,7 @@ PYDET_HD void store_some(Floats x, int64_t count, T* to) {
   }
 }
 
-// Lavin and Gray 2015, section 4.1: B^T d B of tiles of 4 x 4 pixels, 2 apart, into tiles[16][block.tiles][C].
+// Lavin and Gray 2015, section 4.1: B^T d B of tiles of 4 x 4 pixels, 2 apart, into tiles[16][tiles_of_block][C].
 template <typename T>
 void transform_tiles(const Conv<T>& conv, int64_t first, int64_t count, T* __restrict__ tiles) {
   const int64_t to_next = conv.tiles_of_block * conv.channels;
