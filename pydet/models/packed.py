@@ -109,13 +109,13 @@ class PackedWeight:
         if not _can(conv.weight, activation, x):
             return None
         geometry = (conv.padding, conv.stride, conv.dilation, conv.groups)
-        name, parameters = _fused(activation)
         size = KEEPS_SIZE.get(geometry, 0)
         if onto is None and conv.weight.shape[2:] == (size, size) and ours.serves(x, size):
             weight = self._laid_out(conv.weight, (), ours.laid_out)
             return ours.conv(x, weight, conv.bias, conv.out_channels, size, SLOPES[activation])
         reorder = torch.ops.mkldnn._reorder_convolution_weight
         weight = self._laid_out(conv.weight, tuple(x.shape[2:]), reorder, *geometry, [1, *x.shape[1:]])
+        name, parameters = _fused(activation)
         if onto is None:
             return torch.ops.mkldnn._convolution_pointwise(x, weight, conv.bias, *geometry, name, parameters, "")
         if name == "none":
