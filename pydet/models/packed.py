@@ -1,4 +1,4 @@
-"""Convolutions and fully connected layers on the CPU with weights laid out once for oneDNN.
+"""Convolutions and fully connected layers on the CPU with weights laid out once, for our kernels or for oneDNN.
 
 torch lays the weights of a convolution out anew in every call. Where the maps are small and the weights many, at the
 end of a detector, this takes as long as a fifth of the convolution, in bfloat16 as long as the convolution; and an
@@ -6,6 +6,9 @@ activation of its own is one more pass over the map. Those of a fully connected 
 read at half the speed. oneDNN can do better, but torch offers it only under names that begin with an underscore (its
 own compiler uses them since torch 2.0): where they are missing, `convolve` and `connect` say so by returning None, and
 the caller does it the ordinary way.
+
+Where a processor has the instructions, layers whose result is as large as the map are faster still by kernels of our
+own, `pydet.ops.conv`.
 """
 
 from __future__ import annotations
@@ -85,7 +88,7 @@ class Layouts(NamedTuple):
 
 
 class PackedWeight:
-    """The weight of one layer in oneDNN's layout; made when it is first used, and again when the weight changes.
+    """The weight of one layer as it is read fastest; made when it is first used, and again when the weight changes.
 
     A copy of it, in memory or in a file, is empty: such tensors cannot be copied, and need not be.
 
