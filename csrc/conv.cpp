@@ -13,9 +13,8 @@
 namespace pydet {
 namespace {
 
-constexpr int64_t kConvFilters = 64;    // of a panel of the weights
-constexpr int64_t kConvVector = 16;     // channels and filters are taken by so many
-constexpr int64_t kConvChannels = 512;  // are summed at a time: their weights stay in a cache, and sums exact
+constexpr int64_t kConvFilters = 64;  // of a panel of the weights
+constexpr int64_t kConvVector = 16;   // channels and filters are taken by so many
 
 // Rows and columns of its first pixel of the result; the tile it is computed from begins a pixel before.
 struct ConvTile {
@@ -87,7 +86,9 @@ struct Conv {
 #define PYDET_KERNELS "cpu/conv.h"
 #include "cpu_levels.h"
 
-#if PYDET_X86
+// Compilers before GCC 10 and clang 9 lack it.
+#if PYDET_X86 && __has_include(<avx512bf16intrin.h>)
+#define PYDET_HAS_AVX512_BF16 1
 // One more level: what multiplies pairs of bfloat16 came later than the rest of AVX-512.
 PYDET_TARGET_BEGIN("avx512bf16,avx512f,avx512vl,avx512bw,avx512dq,avx512cd,avx2,fma,f16c,bmi,bmi2,lzcnt,popcnt")
 #define PYDET_LEVEL avx512_bf16
@@ -107,7 +108,7 @@ namespace {
 constexpr int64_t kFewTiles = 24, kManyTiles = 96;
 constexpr int64_t kLaidOutChannels = 64;             // at a time: they are read side by side, and written apart
 constexpr int64_t kNearWeights = int64_t{2} << 20;  // bytes, which are soon read again
-constexpr int64_t kMaxScratch = int64_t{4} << 20;   // bytes, which each thread keeps
+constexpr int64_t kMaxScratch = int64_t{4} << 20;   // bytes
 
 struct alignas(64) CacheLine {
   char bytes[64];
@@ -123,8 +124,11 @@ ConvKernel<T> conv_kernel() {
   if constexpr (sizeof(T) == sizeof(float)) {
     if (cpu_level() == CpuLevel::avx512) return &avx512::convolve<T>;
     if (cpu_level() == CpuLevel::avx2) return &avx2::convolve<T>;
-  } else if (cpu_level() == CpuLevel::avx512 && __builtin_cpu_supports("avx512bf16")) {
-    return &avx512_bf16::convolve<T>;
+  }
+#endif
+#ifdef PYDET_HAS_AVX512_BF16
+  if constexpr (sizeof(T) == 2) {
+    if (cpu_level() == CpuLevel::avx512 && __builtin_cpu_supports("avx512bf16")) return &avx512_bf16::convolve<T>;
   }
 #endif
   return nullptr;
@@ -207,8 +211,8 @@ Tensor conv_weight(const Tensor& weight) {  // [filters, C, 3, 3], [filters, C, 
     const Conv<scalar_t> conv = conv_shape<scalar_t>(0, weight.size(1), weight.size(0), 0, 0, size);
     constexpr int64_t kPaired = sizeof(scalar_t) == 2 ? 2 : 1;
     out = new_dense(weight, {conv.numbers_of_weights()}, weight.scalar_type());
-    const scalar_t* data = static_cast<const scalar_t*>(weight.data_ptr());
-    scalar_t* result = static_cast<scalar_t*>(out.data_ptr());
+    const scalar_t* data = static_cast<const scalar_t*>(weight.const_data_ptr());
+    scalar_t* result = static_cast<scalar_t*>(out.mutable_data_ptr());
     const int64_t row_step = conv.is_3x3 ? weight.stride(2) : 0, column_step = conv.is_3x3 ? weight.stride(3) : 0;
     const int64_t filter_step = weight.stride(0), channel_step = weight.stride(1);
     const int64_t chunks = (conv.channels - 1) / kLaidOutChannels + 1;
@@ -268,11 +272,11 @@ Tensor conv_cpu(const Tensor& x,             // [B, C, H, W], channels last
     }
     const std::vector<scalar_t> zeros(static_cast<size_t>(conv.channels));
     conv.slope = static_cast<float>(slope);
-    conv.x = static_cast<const scalar_t*>(x.data_ptr());
-    conv.weights = static_cast<const scalar_t*>(weight.data_ptr());
+    conv.x = static_cast<const scalar_t*>(x.const_data_ptr());
+    conv.weights = static_cast<const scalar_t*>(weight.const_data_ptr());
     conv.bias = offsets.data();
     conv.zeros = zeros.data();
-    conv.out = static_cast<scalar_t*>(out.data_ptr());
+    conv.out = static_cast<scalar_t*>(out.mutable_data_ptr());
     conv.tiles_of_block = 1;
     const bool near = conv.numbers_of_weights() * static_cast<int64_t>(sizeof(scalar_t)) <= kNearWeights;
     const int64_t most = near && conv.is_3x3 ? kFewTiles : kManyTiles;
@@ -280,7 +284,7 @@ Tensor conv_cpu(const Tensor& x,             // [B, C, H, W], channels last
     conv.tiles_of_block = (conv.tiles() - 1) / conv.blocks() + 1;  // blocks of one size
     torch::stable::parallel_for(0, conv.blocks() * conv.panels(), 1, [&](int64_t begin, int64_t end) {
       const std::unique_ptr<CacheLine[]> scratch(new CacheLine[static_cast<size_t>(conv.bytes_of_scratch() / 64 + 1)]);
-      kernel(conv, begin, end, scratch[0].bytes);
+      kernel(conv, begin, end, reinterpret_cast<char*>(scratch.get()));
     });
   });
   return out;

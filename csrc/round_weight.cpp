@@ -17,6 +17,9 @@ void round_filter(const float* weights, int64_t count, Out* rounded) {
   for (int64_t i = 0; i < count; ++i) {
     const double wanted = static_cast<double>(weights[i]) + owed;
     rounded[i] = static_cast<Out>(static_cast<float>(wanted));
+    // What is owed must not take the largest number of all beyond itself.
+    const Out alone = static_cast<Out>(weights[i]);
+    if (std::isinf(static_cast<float>(rounded[i])) && !std::isinf(static_cast<float>(alone))) rounded[i] = alone;
     const double error = wanted - static_cast<double>(static_cast<float>(rounded[i]));
     owed = std::isfinite(error) ? error : 0;
   }
@@ -30,15 +33,16 @@ Tensor round_weight_cpu(const Tensor& weight, bool bfloat16) {
   if (weight.numel() == 0) return out;
   const int64_t filters = weight.size(0), count = weight.numel() / filters;
   const float* weights = dense.const_data_ptr<float>();
-  torch::stable::parallel_for(0, filters, kRoundedPerTask / count + 1, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin * count; i < end * count; i += count) {
-      if (bfloat16) {
-        round_filter(weights + i, count, out.mutable_data_ptr<torch::headeronly::BFloat16>() + i);
-      } else {
-        round_filter(weights + i, count, out.mutable_data_ptr<torch::headeronly::Half>() + i);
-      }
-    }
-  });
+  const auto round_to = [&](auto* rounded) {
+    torch::stable::parallel_for(0, filters, kRoundedPerTask / count + 1, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) round_filter(weights + i * count, count, rounded + i * count);
+    });
+  };
+  if (bfloat16) {
+    round_to(out.mutable_data_ptr<torch::headeronly::BFloat16>());
+  } else {
+    round_to(out.mutable_data_ptr<torch::headeronly::Half>());
+  }
   return out;
 }
 

@@ -17,6 +17,7 @@ from pydet._library import cpu_level
 from pydet.models import packed
 from pydet.models.packed import PackedWeight
 from pydet.ops import conv as ours
+from pydet.ops import set_backend
 from pydet.reference import conv as reference
 
 DTYPES = [dtype for dtype in (torch.float32, torch.bfloat16) if torch.ops.pydet._conv_serves(dtype.itemsize == 2)]
@@ -117,6 +118,16 @@ def test_what_is_no_number_stays_near(dtype: torch.dtype) -> None:
         outside = found.clone()
         outside[:, 4:8, 4:8] = 0
         assert outside.isfinite().all()
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("size", SIZES)
+def test_relu_of_infinity(size: int, dtype: torch.dtype) -> None:
+    x, weight, bias = case((16, 20, 4, 4), size, dtype)
+    bias[::2] = -torch.inf
+    found = computed(x, weight, bias, 0)
+    assert (found[:, ::2] == 0).all()
+    assert found.isfinite().all()
 
 
 def test_avx2_computes_the_same() -> None:
@@ -246,7 +257,7 @@ class TestInALayer:
         torch.testing.assert_close(PackedWeight().convolve(conv, "linear", x), conv(x), rtol=1e-4, atol=1e-5)
         assert not made
 
-    def test_leaves_what_it_does_not_take(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_leaves_what_it_does_not_take(self) -> None:
         x = torch.randn(1, 32, 8, 8).contiguous(memory_format=torch.channels_last)
         for size in SIZES:
             assert ours.serves(x, size) == (size == 3 or cpu_level() == "avx512")
@@ -256,6 +267,39 @@ class TestInALayer:
         line = x[:, :, :1].contiguous(memory_format=torch.channels_last)
         assert ours.serves(line, 1) == ours.serves(x, 1)
         assert not ours.serves(line, 3)  # three quarters of each tile would be nothing
+
+    @pytest.mark.skipif(not packed.available(), reason="only where layers are packed")
+    def test_others_layouts_are_told_apart(self) -> None:
+        """A backend that is switched between two calls, and back."""
+        conv, linear = torch.nn.Conv2d(32, 24, 3, padding=1), torch.nn.Linear(64, 24)
+        weights = PackedWeight(), PackedWeight()
+        x = torch.randn(2, 32, 6, 6).contiguous(memory_format=torch.channels_last)
+        for backend in ("auto", "reference", "auto", "reference"):
+            with set_backend(backend):
+                found = (
+                    weights[0].convolve(conv, "linear", x),
+                    weights[1].connect(linear, "linear", x[:, :, :2, 0].flatten(1)),
+                )
+            torch.testing.assert_close(found[0], conv(x), rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(found[1], linear(x[:, :, :2, 0].flatten(1)), rtol=1e-4, atol=1e-5)
+
+    @pytest.mark.skipif(not packed.available(), reason="only where layers are packed")
+    def test_a_weight_with_fewer_filters(self) -> None:
+        conv = torch.nn.Conv2d(32, 24, 3, padding=1)
+        conv.weight, conv.bias = torch.nn.Parameter(conv.weight[:10]), torch.nn.Parameter(conv.bias[:10])
+        x = torch.randn(2, 32, 6, 6).contiguous(memory_format=torch.channels_last)
+        torch.testing.assert_close(PackedWeight().convolve(conv, "linear", x), conv(x), rtol=1e-4, atol=1e-5)
+
+    @pytest.mark.skipif(not packed.available(), reason="only where layers are packed")
+    def test_leaves_transforms_and_gradients_to_torch(self) -> None:
+        layer = packed.PackedConv2d(torch.nn.Conv2d(32, 24, 3, padding=1), relu=True).requires_grad_(False)
+        x = torch.randn(3, 1, 32, 6, 6)
+        expected = torch.stack([layer(one) for one in x])
+        torch.testing.assert_close(torch.vmap(layer)(x), expected, rtol=1e-4, atol=1e-5)
+        layer.bias.requires_grad_()
+        with torch.enable_grad():
+            (grad,) = torch.autograd.grad(layer(x[0]).sum(), layer.bias)
+        assert torch.equal(grad, (layer(x[0]) > 0).sum(dim=(0, 2, 3)).float())
 
     @pytest.mark.skipif(torch.bfloat16 not in DTYPES, reason="no kernel for bfloat16")
     def test_leaves_bfloat16_to_amx(self, monkeypatch: pytest.MonkeyPatch) -> None:

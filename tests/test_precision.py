@@ -105,6 +105,8 @@ def test_a_weight_that_is_too_large_spoils_no_other() -> None:
     assert found[0, 3].isnan()
     assert found[:, [0, 2, 4]].isfinite().all()
     assert round_weight(torch.zeros(0, 3), torch.float16).shape == (0, 3)
+    largest = torch.tensor([[2048.9, 65510.0, 1.0]])  # what the first one owes would make it infinite
+    assert round_weight(largest.repeat(1, 40), torch.float16).isfinite().all()
 
 
 def test_what_cannot_be_rounded() -> None:
@@ -113,6 +115,20 @@ def test_what_cannot_be_rounded() -> None:
     with pytest.raises(RuntimeError, match=r"got Float \[\]"):
         round_weight(torch.tensor(1.0), torch.bfloat16)
     torch.library.opcheck(torch.ops.pydet._round_weight.default, (torch.rand(3, 4), True))
+
+
+def test_layers_keep_their_layout_and_shared_weights() -> None:
+    first, second, linear = torch.nn.Conv2d(4, 4, 3), torch.nn.Conv2d(4, 4, 3), torch.nn.Linear(5, 6)
+    second.weight = first.weight
+    last = torch.nn.Conv2d(4, 4, 3).to(memory_format=torch.channels_last)
+    expected = [round_weight(layer.weight.detach(), torch.float16) for layer in (first, second, linear, last)]
+    precision.round_weights(torch.nn.ModuleList([first, second, linear, last]), torch.float16)
+    for layer, weight in zip((first, second, linear, last), expected, strict=True):
+        assert torch.equal(layer.weight, weight)
+    assert first.weight is second.weight
+    assert first.weight.is_contiguous()
+    assert last.weight.is_contiguous(memory_format=torch.channels_last)
+    assert linear.bias.dtype == torch.float32  # for `to`
 
 
 @bfloat16_here

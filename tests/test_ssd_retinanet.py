@@ -112,6 +112,28 @@ def test_ssd_takes_the_best_of_each_class(most: int) -> None:
         assert torch.equal(found[0][image, :count], torch.stack([one[2] for one in expected]))
 
 
+def test_ssd_ranks_only_crowded_classes() -> None:
+    """One class of three, in one of two pictures; what is above a negative threshold counts, too."""
+    network = SSD(["background", "a", "b", "c"], width=4)
+    network.class_top_k = 20
+    scores = -0.4 * torch.rand(2, 60, 3)
+    scores[0, :50, 1] = torch.rand(50)
+    scores[1, :20, 1] = torch.rand(20)
+    scores[:, 40:55, 2] = torch.rand(2, 15)
+    boxes = torch.arange(120.0).view(2, 60, 1) * 10 + torch.tensor([0, 0, 9, 9])  # none overlaps another
+    before = scores.clone()
+    for threshold in (0.0, -0.1):
+        count = network.select(boxes, scores, threshold, 0.45)[3].tolist()
+        expected = [[min(int((one > threshold).sum()), 20) for one in picture.unbind(1)] for picture in before]
+        assert count == [sum(numbers) for numbers in expected]
+        found = network.select(boxes, scores, threshold, 0.45)
+        for image in range(2):
+            of_b = found[1][image][found[2][image] == 2]
+            assert torch.equal(of_b, before[image, :, 1].sort(descending=True)[0][: len(of_b)])
+            assert len(of_b) == expected[image][1]
+    assert torch.equal(scores, before)
+
+
 def small_retinanet(version: int = 1, **options: Any) -> RetinaNet:
     torch.manual_seed(0)
     network = RetinaNet(NAMES, 50, version, shortest=96, longest=160, width=8, **options)

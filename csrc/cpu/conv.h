@@ -64,7 +64,8 @@ struct Step<uint16_t> {
 };
 #endif
 
-PYDET_HD Floats activated(Floats x, float slope) { return where_below_0(x, x * all(slope), x); }
+// A ReLU of -inf is 0, which a product is not.
+PYDET_HD Floats activated(Floats x, float slope) { return where_below_0(x, slope == 0 ? all(0) : x * all(slope), x); }
 
 // Of the last vector some are of no filter.
 template <typename T>
@@ -178,9 +179,10 @@ void multiply_rows(int64_t rows, const Product& product, const T* tiles, const T
 template <typename T>
 void multiply_tiles(const T* tiles, int64_t count, int64_t channels, const T* weights, int64_t filters, float* sums) {
   constexpr int64_t kRows = 6;
+  constexpr int64_t kChannels = 512;  // are summed at a time: their weights stay in a cache, and the sum exact
   const int64_t groups = (count + kRows - 1) / kRows;  // as even as can be: a group of one row takes half of the time
-  for (int64_t c = 0; c < channels; c += kConvChannels) {
-    const Product product{channels, minimum(channels - c, kConvChannels), filters, c > 0};
+  for (int64_t c = 0; c < channels; c += kChannels) {
+    const Product product{channels, minimum(channels - c, kChannels), filters, c > 0};
     for (int64_t f = 0; f < filters; f += kMaxVectors * kFloats) {
       const int64_t vectors = minimum<int64_t>((filters - f) / kFloats, kMaxVectors);
       const T* of_filters = weights + c * filters + f * Step<T>::kChannels;
@@ -189,13 +191,13 @@ void multiply_tiles(const T* tiles, int64_t count, int64_t channels, const T* we
         const T* of_group = tiles + first * channels + c;
         float* to = sums + first * filters + f;
         switch (vectors) {
-          case 1:
-            multiply_rows<1>(rows, product, of_group, of_filters, to);
-            break;
-          case 2:
+          case 2:  // the only one of AVX2, where two are the 16 filters of which there is always a multiple
             multiply_rows<2>(rows, product, of_group, of_filters, to);
             break;
 #if PYDET_LEVEL_IS_AVX512
+          case 1:
+            multiply_rows<1>(rows, product, of_group, of_filters, to);
+            break;
           case 3:
             multiply_rows<3>(rows, product, of_group, of_filters, to);
             break;

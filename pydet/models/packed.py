@@ -23,11 +23,14 @@ import torch
 from torch import Tensor, nn
 
 from pydet.ops import conv as ours
+from pydet.ops._autograd import is_plain_call
 
 # Darknet's activations that are x above 0 and a multiple of it below: they are computed with the convolution.
 SLOPES = {"linear": 1.0, "leaky": 0.1, "relie": 0.01, "relu": 0.0}
 # By padding, stride, dilation and groups: the size of the filters whose result is as large as the map.
 KEEPS_SIZE: dict[object, int] = {((0, 0), (1, 1), (1, 1), 1): 1, ((1, 1), (1, 1), (1, 1), 1): 3}
+OURS = (0,)
+"""Among the sizes that a weight is laid out for: our kernels' layout, which is one for all."""
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
@@ -71,7 +74,7 @@ class Layouts(NamedTuple):
         storage: the weight's memory; by its address alone, new memory in the place of what was freed would be taken
             for it.
         version: how often the weight's numbers have been changed; tensors of inference mode do not count that.
-        of_size: by the height and width of a map; that of a fully connected layer by ().
+        of_size: by the height and width of a map; that of a fully connected layer by (), that of our kernels by OURS.
     """
 
     storage: weakref.ref[torch.UntypedStorage] | None
@@ -109,13 +112,13 @@ class PackedWeight:
 
     def convolve(self, conv: nn.Conv2d, activation: str, x: Tensor, onto: Tensor | None = None) -> Tensor | None:
         """activation(conv(x) + onto), in the memory of `onto`; None where it has to be done the ordinary way."""
-        if not _can(conv.weight, activation, x):
+        if not _can(conv, activation, x):
             return None
         geometry = (conv.padding, conv.stride, conv.dilation, conv.groups)
         size = KEEPS_SIZE.get(geometry, 0)
         if onto is None and conv.weight.shape[2:] == (size, size) and ours.serves(x, size):
-            weight = self._laid_out(conv.weight, (), ours.laid_out)
-            return ours.conv(x, weight, conv.bias, conv.out_channels, size, SLOPES[activation])
+            weight = self._laid_out(conv.weight, OURS, ours.laid_out)
+            return ours.conv(x, weight, conv.bias, len(conv.weight), size, SLOPES[activation])
         reorder = torch.ops.mkldnn._reorder_convolution_weight
         weight = self._laid_out(conv.weight, tuple(x.shape[2:]), reorder, *geometry, [1, *x.shape[1:]])
         name, parameters = _fused(activation)
@@ -129,12 +132,12 @@ class PackedWeight:
 
     def connect(self, linear: nn.Linear, activation: str, x: Tensor) -> Tensor | None:
         """activation(linear(x)) of x [B, inputs]; None where it has to be done the ordinary way."""
-        if not _can(linear.weight, activation, x):
+        if not _can(linear, activation, x):
             return None
         pixel = x[:, :, None, None]
         if ours.serves(pixel, 1):
-            weight = self._laid_out(linear.weight, (), ours.laid_out)
-            return ours.conv(pixel, weight, linear.bias, linear.out_features, 1, SLOPES[activation])[:, :, 0, 0]
+            weight = self._laid_out(linear.weight, OURS, ours.laid_out)
+            return ours.conv(pixel, weight, linear.bias, len(linear.weight), 1, SLOPES[activation])[:, :, 0, 0]
         # The layout for one picture does for batches too: it is faster than torch for any number.
         weight = self._laid_out(linear.weight, (), torch.ops.mkldnn._reorder_linear_weight, 1)
         return torch.ops.mkldnn._linear_pointwise(x, weight, linear.bias, *_fused(activation), "")
@@ -143,7 +146,8 @@ class PackedWeight:
         self, weight: Tensor, size: tuple[int, ...], reorder: Callable[..., Tensor], *arguments: object
     ) -> Tensor:
         layouts = self._layouts  # looked up once: another thread may put new ones there
-        full = size not in layouts.of_size and len(layouts.of_size) >= self.most_sizes
+        others = len(layouts.of_size.keys() - {size, OURS})
+        full = size != OURS and others >= self.most_sizes
         if full or not layouts.are_of(weight):
             layouts = self._layouts = Layouts.none_yet(weight)
         if size not in layouts.of_size:
@@ -157,15 +161,17 @@ def _fused(activation: str) -> tuple[str, list[float]]:
     return {1.0: ("none", []), 0.0: ("relu", [])}.get(slope, ("leaky_relu", [slope]))
 
 
-def _can(weight: Tensor, activation: str, x: Tensor) -> bool:
-    """Whether oneDNN computes this layer here, and nothing is lost by it."""
-    if torch.compiler.is_compiling():  # first: the compiler lays weights out by itself, and follows nothing below
+def _can(layer: nn.Conv2d | nn.Linear, activation: str, x: Tensor) -> bool:
+    """Whether a layer can be computed from a weight that is laid out, and nothing is lost by it."""
+    if not is_plain_call():  # first: a compiler lays weights out by itself, and follows nothing below
         return False
+    weight, bias = layer.weight, layer.bias
     if x.device.type != "cpu" or x.dtype not in DTYPES or activation not in SLOPES or not available():
         return False
     if x.dtype != weight.dtype or not computes_in(x.dtype):
         return False
-    if torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad):
+    wanted = x.requires_grad or weight.requires_grad or (bias is not None and bias.requires_grad)
+    if torch.is_grad_enabled() and wanted:
         return False
     return bool(len(x)) and not torch.is_autocast_enabled("cpu")
 

@@ -42,8 +42,8 @@ def dtype_of(precision: str, device: str | torch.device, official: str | None = 
 
 def round_weights(network: nn.Module, dtype: torch.dtype) -> None:
     """Rounds the weights of convolutions and connected layers to half precision so that their errors cancel."""
-    for module in network.modules():
-        if isinstance(module, (nn.Conv2d, nn.Linear)) and dtype != torch.float32:
-            layout = torch.channels_last if module.weight.dim() == 4 else torch.contiguous_format
-            half = round_weight(module.weight.detach(), dtype).contiguous(memory_format=layout)
-            module.weight = nn.Parameter(half, requires_grad=False)
+    if dtype == torch.float32:
+        return
+    for weight in {module.weight for module in network.modules() if isinstance(module, (nn.Conv2d, nn.Linear))}:
+        half = torch.empty_like(weight, dtype=dtype)  # and as it lies
+        weight.data = half.copy_(round_weight(weight.detach().cpu(), dtype))
