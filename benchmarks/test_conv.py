@@ -23,7 +23,8 @@ LAYERS = [
 
 
 def close(theirs: Tensor, ours: Tensor) -> bool:
-    return bool((theirs - ours).float().norm() < 16 * torch.finfo(ours.dtype).eps * ours.float().norm())
+    off = (theirs - ours).float().norm() / ours.float().norm()
+    return off.item() < {torch.float32: 2e-6, torch.bfloat16: 1e-2}[ours.dtype]
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=lambda dtype: str(dtype)[6:])
