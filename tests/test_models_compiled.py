@@ -31,6 +31,8 @@ def retinanet() -> RetinaNet:
     for conv in network.head.modules():
         if isinstance(conv, torch.nn.Conv2d):
             torch.nn.init.kaiming_normal_(conv.weight)
+    # Else boxes lie 15 times the size of their anchors beside them, in the median: its last digits are .01 pixels.
+    network.head.get_parameter("regression_head.bbox_reg.weight").data.mul_(0.1)
     return network
 
 
@@ -85,8 +87,8 @@ def batch_of(size: tuple[int, int], pictures: int = 2) -> tuple[Tensor, Tensor]:
 
 def assert_same(ours: tuple[Tensor, ...], expected: tuple[Tensor, ...]) -> None:
     assert expected[3].min() > 0
-    for a, b in zip(ours, expected, strict=True):  # compiled ones have other convolutions, which round in other places
-        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-3)
+    for a, b in zip(ours, expected, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-3)
 
 
 def test_compiles_without_a_break(batch: Any) -> None:
