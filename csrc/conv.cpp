@@ -90,7 +90,7 @@ struct Conv {
 #if PYDET_X86 && __has_include(<avx512bf16intrin.h>)
 #define PYDET_HAS_AVX512_BF16 1
 // One more level: what multiplies pairs of bfloat16 came later than the rest of AVX-512.
-PYDET_TARGET_BEGIN("avx512bf16,avx512f,avx512vl,avx512bw,avx512dq,avx512cd,avx2,fma,f16c,bmi,bmi2,lzcnt,popcnt")
+PYDET_TARGET_BEGIN(PYDET_AVX512 ",avx512bf16")
 #define PYDET_LEVEL avx512_bf16
 #define PYDET_LEVEL_IS_AVX512 1
 #define PYDET_LEVEL_IS_AVX512_BF16 1

@@ -48,11 +48,11 @@ PYDET_TARGET_BEGIN("avx2,fma,f16c,bmi,bmi2,lzcnt,popcnt")
 #undef PYDET_LEVEL
 PYDET_TARGET_END
 
+#define PYDET_AVX512 "avx512f,avx512vl,avx512bw,avx512dq,avx512cd,avx2,fma,f16c,bmi,bmi2,lzcnt,popcnt"
 #ifdef __clang__
-PYDET_TARGET_BEGIN("avx512f,avx512vl,avx512bw,avx512dq,avx512cd,avx2,fma,f16c,bmi,bmi2,lzcnt,popcnt")
+PYDET_TARGET_BEGIN(PYDET_AVX512)
 #else
-PYDET_TARGET_BEGIN(
-    "avx512f,avx512vl,avx512bw,avx512dq,avx512cd,avx2,fma,f16c,bmi,bmi2,lzcnt,popcnt,prefer-vector-width=512")
+PYDET_TARGET_BEGIN(PYDET_AVX512 ",prefer-vector-width=512")
 #endif
 #define PYDET_LEVEL avx512
 #define PYDET_LEVEL_IS_AVX512 1
