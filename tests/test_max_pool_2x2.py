@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from pydet.models.backbones.vgg import MaxPool2x2
+from pydet.models.max_pool import MaxPool2x2
 from pydet.ops.max_pool_2x2 import max_pool_2x2
 from pydet.reference import max_pool_2x2 as reference
 

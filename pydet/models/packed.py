@@ -22,15 +22,16 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from pydet.ops import conv as ours
+from pydet.models.max_pool import MaxPool2x2
 from pydet.ops._autograd import is_plain_call
+from pydet.ops.conv import Geometry, laid_out, serves
+from pydet.ops.conv import conv as our_conv
 
 # Darknet's activations that are x above 0 and a multiple of it below: they are computed with the convolution.
 SLOPES = {"linear": 1.0, "leaky": 0.1, "relie": 0.01, "relu": 0.0}
-# By padding, stride, dilation and groups: the size of the filters whose result is as large as the map.
-KEEPS_SIZE: dict[object, int] = {((0, 0), (1, 1), (1, 1), 1): 1, ((1, 1), (1, 1), (1, 1), 1): 3}
 OURS = (0,)
 """Among the sizes that a weight is laid out for: our kernels' layout, which is one for all."""
+CONNECTED = Geometry(size=1, stride=1, padding=0)
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
@@ -114,11 +115,10 @@ class PackedWeight:
         """activation(conv(x) + onto), in the memory of `onto`; None where it has to be done the ordinary way."""
         if not _can(conv, activation, x):
             return None
+        result = self._convolve(conv, activation, x, pools=False) if onto is None else None
+        if result is not None:
+            return result
         geometry = (conv.padding, conv.stride, conv.dilation, conv.groups)
-        size = KEEPS_SIZE.get(geometry, 0)
-        if onto is None and conv.weight.shape[2:] == (size, size) and ours.serves(x, size):
-            weight = self._laid_out(conv.weight, OURS, ours.laid_out)
-            return ours.conv(x, weight, conv.bias, len(conv.weight), size, SLOPES[activation])
         reorder = torch.ops.mkldnn._reorder_convolution_weight
         weight = self._laid_out(conv.weight, tuple(x.shape[2:]), reorder, *geometry, [1, *x.shape[1:]])
         name, parameters = _fused(activation)
@@ -130,17 +130,33 @@ class PackedWeight:
             onto, x, weight, conv.bias, *geometry, "add", 1.0, name, parameters, ""
         )
 
+    def convolve_and_pool(self, conv: nn.Conv2d, activation: str, x: Tensor, ceil_mode: bool) -> Tensor | None:
+        """The same, then the largest of 2 x 2 pixels; None also where only `convolve` may be able to do it."""
+        return self._convolve(conv, activation, x, True, ceil_mode) if _can(conv, activation, x) else None
+
     def connect(self, linear: nn.Linear, activation: str, x: Tensor) -> Tensor | None:
         """activation(linear(x)) of x [B, inputs]; None where it has to be done the ordinary way."""
         if not _can(linear, activation, x):
             return None
         pixel = x[:, :, None, None]
-        if ours.serves(pixel, 1):
-            weight = self._laid_out(linear.weight, OURS, ours.laid_out)
-            return ours.conv(pixel, weight, linear.bias, len(linear.weight), 1, SLOPES[activation])[:, :, 0, 0]
+        if serves(pixel, CONNECTED):
+            weight = self._laid_out(linear.weight, OURS, laid_out)
+            return our_conv(pixel, weight, linear.bias, len(linear.weight), CONNECTED, SLOPES[activation])[:, :, 0, 0]
         # The layout for one picture does for batches too: it is faster than torch for any number.
         weight = self._laid_out(linear.weight, (), torch.ops.mkldnn._reorder_linear_weight, 1)
         return torch.ops.mkldnn._linear_pointwise(x, weight, linear.bias, *_fused(activation), "")
+
+    def _convolve(
+        self, conv: nn.Conv2d, activation: str, x: Tensor, pools: bool, ceil_mode: bool = True
+    ) -> Tensor | None:
+        """By our kernels, which pool an odd last row or column by itself; None where they do not serve."""
+        geometry = _geometry(conv)
+        if geometry is None or not serves(x, geometry, pools):
+            return None
+        if not ceil_mode and any(side % 2 for side in geometry.sides(x)):
+            return None
+        weight = self._laid_out(conv.weight, OURS, laid_out)
+        return our_conv(x, weight, conv.bias, len(conv.weight), geometry, SLOPES[activation], pools)
 
     def _laid_out(
         self, weight: Tensor, size: tuple[int, ...], reorder: Callable[..., Tensor], *arguments: object
@@ -161,6 +177,15 @@ def _fused(activation: str) -> tuple[str, list[float]]:
     return {1.0: ("none", []), 0.0: ("relu", [])}.get(slope, ("leaky_relu", [slope]))
 
 
+def _geometry(conv: nn.Conv2d) -> Geometry | None:
+    """None for convolutions that ours do not know."""
+    size, width = conv.weight.shape[2:]
+    geometry = Geometry(size, conv.stride[0], int(conv.padding[0]))
+    plain = conv.dilation == (1, 1) and conv.groups == 1
+    square = size == width and conv.stride == (geometry.stride,) * 2 and conv.padding == (geometry.padding,) * 2
+    return geometry if plain and square else None
+
+
 def _can(layer: nn.Conv2d | nn.Linear, activation: str, x: Tensor) -> bool:
     """Whether a layer can be computed from a weight that is laid out, and nothing is lost by it."""
     if not is_plain_call():  # first: a compiler lays weights out by itself, and follows nothing below
@@ -177,9 +202,12 @@ def _can(layer: nn.Conv2d | nn.Linear, activation: str, x: Tensor) -> bool:
 
 
 class PackedConv2d(nn.Conv2d):
-    """A convolution for evaluation, with the ReLU behind it where there is one; its tensors have the same names."""
+    """A convolution for evaluation, with the ReLU and the max pooling behind it where there are some.
 
-    def __init__(self, conv: nn.Conv2d, relu: bool) -> None:
+    Its tensors have the same names.
+    """
+
+    def __init__(self, conv: nn.Conv2d, relu: bool, pool: MaxPool2x2 | None = None) -> None:
         super().__init__(
             conv.in_channels,
             conv.out_channels,
@@ -192,34 +220,41 @@ class PackedConv2d(nn.Conv2d):
             device="meta",
         )
         self.weight, self.bias = conv.weight, conv.bias
-        self.relu, self.packed = relu, PackedWeight()
+        self.activation, self.pool, self.packed = "relu" if relu else "linear", pool, PackedWeight()
 
     def forward(self, input: Tensor) -> Tensor:
-        result = self.packed.convolve(self, "relu" if self.relu else "linear", input)
-        if result is not None:
-            return result
-        result = super().forward(input)
-        return result.relu_() if self.relu else result
+        if self.pool is None:
+            return self._forward(input)
+        result = self.packed.convolve_and_pool(self, self.activation, input, self.pool.ceil_mode)
+        return self.pool(self._forward(input)) if result is None else result
+
+    def _forward(self, x: Tensor) -> Tensor:
+        result = self.packed.convolve(self, self.activation, x)
+        return self._activated(super().forward(x)) if result is None else result
+
+    def _activated(self, x: Tensor) -> Tensor:
+        return x.relu_() if self.activation == "relu" else x
 
     def add_to(self, onto: Tensor, x: Tensor) -> Tensor:
         """The result plus `onto`, then the ReLU. It may take the memory of `onto`."""
-        result = self.packed.convolve(self, "relu" if self.relu else "linear", x, onto)
-        if result is not None:
-            return result
-        result = super().forward(x) + onto
-        return result.relu_() if self.relu else result
+        result = self.packed.convolve(self, self.activation, x, onto)
+        return self._activated(super().forward(x) + onto) if result is None else result
 
 
 def pack(network: nn.Module) -> None:
-    """Makes every plain convolution of a network a `PackedConv2d`, with the ReLU that follows it in a Sequential."""
+    """Makes every plain convolution of a network a `PackedConv2d`, with what follows it in a Sequential: ReLU, pool."""
     for parent in list(network.modules()):
         children = list(parent.named_children())
-        for (name, conv), (next_name, following) in zip(children, [*children[1:], ("", None)], strict=False):
-            if type(conv) is nn.Conv2d:
-                relu = isinstance(parent, nn.Sequential) and isinstance(following, nn.ReLU)
-                setattr(parent, name, PackedConv2d(conv, relu))
-                if relu:
-                    setattr(parent, next_name, nn.Identity())
+        for i, (name, conv) in enumerate(children):
+            if type(conv) is not nn.Conv2d:
+                continue
+            following = children[i + 1 :] if isinstance(parent, nn.Sequential) else []
+            relu = bool(following) and isinstance(following[0][1], nn.ReLU)
+            pool = following[relu][1] if len(following) > relu else None
+            taken = following[: relu + isinstance(pool, MaxPool2x2)]
+            setattr(parent, name, PackedConv2d(conv, relu, pool if isinstance(pool, MaxPool2x2) else None))
+            for taken_name, _ in taken:
+                setattr(parent, taken_name, nn.Identity())
 
 
 def _version(tensor: Tensor) -> int:

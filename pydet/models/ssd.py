@@ -14,9 +14,10 @@ from torch.nn import functional as F
 from pydet import ops
 from pydet.losses import Targets, ssd_loss
 from pydet.models.anchors import default_boxes
-from pydet.models.backbones.vgg import MaxPool2x2, vgg16_stages
+from pydet.models.backbones.vgg import vgg16_stages
 from pydet.models.detection import DetectionModel
 from pydet.models.heads import by_anchor
+from pydet.models.max_pool import MaxPool2x2
 from pydet.placement import Placement
 from pydet.preprocess import stretch
 

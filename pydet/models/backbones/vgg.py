@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from torch import Tensor, nn
-
-from pydet.ops.max_pool_2x2 import max_pool_2x2
+from torch import nn
 
 # Table 1, D: the channels of the convolutions between two max pools.
 STAGES = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
@@ -27,15 +25,3 @@ def vgg16_stages(width: int = 64) -> list[list[nn.Module]]:
             channels = out
         stages.append(stage)
     return stages
-
-
-class MaxPool2x2(nn.Module):
-    """Max pooling that halves a map; an odd last row or column is dropped, or with `ceil_mode` pooled by itself."""
-
-    def __init__(self, ceil_mode: bool = False) -> None:
-        super().__init__()
-        self.ceil_mode = ceil_mode
-
-    def forward(self, x: Tensor) -> Tensor:
-        height, width = x.shape[2] + self.ceil_mode, x.shape[3] + self.ceil_mode
-        return max_pool_2x2(x, 2, (height // 2, width // 2))

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from pydet.models.darknet.activations import activation_of
 from pydet.models.darknet.base import MAX_WEIGHTS, Before, Layer, Shape
 from pydet.models.darknet.cfg import Section
+from pydet.models.max_pool import MaxPool2x2
 from pydet.models.packed import SLOPES, PackedWeight
 from pydet.ops.batch_norm_leaky_relu import batch_norm_leaky_relu
 
@@ -59,7 +60,11 @@ class BatchNorm(nn.Module):
 
 
 class Convolutional(Layer):
-    """Convolution, batch normalisation or bias, activation."""
+    """Convolution, batch normalisation or bias, activation.
+
+    Attributes:
+        pool: the max pooling behind it, where that is done along with it.
+    """
 
     unsupported = MappingProxyType(
         {"binary": 0, "xnor": 0, "flipped": 0, "dilation": 1, "antialiasing": 0, "stride_x": -1, "stride_y": -1}
@@ -87,6 +92,7 @@ class Convolutional(Layer):
         self.conv = nn.Conv2d(channels, filters, size, stride, padding, groups=groups, bias=not normalised)
         self.norm = BatchNorm(filters, before.batch_norm) if normalised else None
         self.folded = False
+        self.pool: MaxPool2x2 | None = None
         self.packed = PackedWeight()
 
     def output_shape(self, *shapes: Shape) -> Shape:
@@ -98,6 +104,12 @@ class Convolutional(Layer):
         return self.conv.out_channels, out_height, out_width
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.pool is None:
+            return self._forward(x)
+        result = self.packed.convolve_and_pool(self.conv, self.activation, x, self.pool.ceil_mode)
+        return self.pool(self._forward(x)) if result is None else result
+
+    def _forward(self, x: Tensor) -> Tensor:
         if self.norm is None:
             result = self.packed.convolve(self.conv, self.activation, x)
             if result is not None:

@@ -16,7 +16,11 @@ from pydet.ops.max_pool_2x2 import max_pool_2x2
 
 
 class MaxPool(Layer):
-    """Maximum over windows that start at i * stride - padding // 2; what lies outside of the map does not count."""
+    """Maximum over windows that start at i * stride - padding // 2; what lies outside of the map does not count.
+
+    Attributes:
+        is_done: Whether the layer before it has pooled the map.
+    """
 
     unsupported = MappingProxyType({"maxpool_depth": 0, "antialiasing": 0, "stride_x": -1, "stride_y": -1})
 
@@ -26,6 +30,12 @@ class MaxPool(Layer):
         self.size = section.integer("size", self.step, at_least=1)
         self.padding = section.integer("padding", self.size - 1, at_least=0)
         self.stride = Fraction(self.step)
+        self.is_done = False
+
+    @property
+    def halves(self) -> bool:
+        """Whether windows of 2 x 2 lie side by side, an odd last row or column by itself."""
+        return (self.size, self.step, self.padding) == (2, 2, 1)
 
     def output_shape(self, *shapes: Shape) -> Shape:
         channels, height, width = shapes[0]
@@ -38,6 +48,8 @@ class MaxPool(Layer):
         return channels, out_height, out_width
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.is_done:
+            return x
         _, height, width = self.output_shape((x.shape[1], x.shape[2], x.shape[3]))
         if self.size == 2 and self.step <= 2 and self.padding < 2:
             return max_pool_2x2(x, self.step, (height, width))

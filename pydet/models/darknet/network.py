@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from fractions import Fraction
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +20,7 @@ from pydet.models.darknet.heads import Grid, Head, Region, Yolo
 from pydet.models.darknet.layers import Crop, Dropout, MaxPool, Reorg, Route, Shortcut, Upsample
 from pydet.models.darknet.tree import TreeWalk
 from pydet.models.detection import DetectionModel
+from pydet.models.max_pool import MaxPool2x2
 from pydet.placement import Placement
 from pydet.wordtree import WordTree
 
@@ -109,11 +112,15 @@ class Darknet(DetectionModel):
         return any(isinstance(layer, Convolutional) and layer.folded for layer in self.layers)
 
     def fuse(self) -> Darknet:
-        """Folds batch normalisation into the convolutions and lays their weights out for speed; returns self."""
+        """Puts batch normalisation and max pooling into the convolutions before them, for speed; returns self."""
         for layer in self.layers:
             if isinstance(layer, Convolutional):
                 layer.fold()
                 layer.conv.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        uses = Counter(source for layer in self.layers for source in layer.sources)  # type: ignore[union-attr]
+        for index, (layer, pool) in enumerate(pairwise(self.layers)):
+            if isinstance(layer, Convolutional) and isinstance(pool, MaxPool) and pool.halves and uses[index] == 1:
+                layer.pool, pool.is_done = MaxPool2x2(ceil_mode=True), True
         return self
 
     def forward_features(self, x: Tensor) -> list[Tensor]:
