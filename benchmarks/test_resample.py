@@ -47,8 +47,7 @@ def test_resample_letterbox(race: Callable[..., Any]) -> None:
     scaled = (312, 416)
 
     def plain() -> Tensor:
-        rows, columns = resize_taps((576, 768), scaled, picture.device)
-        taps = [torch.stack(pair) for pair in (rows[:2], rows[2:], columns[:2], columns[2:])]
+        taps = [tensor for axis in resize_taps((576, 768), scaled) for tensor in axis.to(picture.device)]
         batch = new_batch(1, 3, (side, side)).fill_(0.5)
         batch[0, :, 52:364] = reference.resample(picture, *taps)
         return batch

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "conv.h"
+#include "widen.h"
 
 #define PYDET_KERNELS "cpu/conv.h"
 #include "cpu_levels.h"
@@ -29,7 +30,6 @@ namespace {
 
 // Of a block: that often is a weight used when it has been read, and so much is kept between the steps.
 constexpr int64_t kFewTiles = 24, kManyTiles = 96;
-constexpr int64_t kNearWeights = int64_t{2} << 20;  // bytes, which are soon read again
 constexpr int64_t kMaxScratch = int64_t{4} << 20;   // bytes
 
 struct alignas(64) CacheLine {
@@ -71,10 +71,25 @@ ConvWay conv_way(const Tensor& x, int64_t size, int64_t stride, int64_t padding)
 template <typename T>
 int64_t tiles_of_block(Conv<T> conv) {
   conv.tiles_of_block = 1;
-  const bool near = conv.numbers_of_weights() * static_cast<int64_t>(sizeof(T)) <= kNearWeights;
-  const int64_t most = near && conv.way == ConvWay::winograd ? kFewTiles : kManyTiles;
+  const int64_t most = conv.way == ConvWay::winograd && !conv.weights_are_far() ? kFewTiles : kManyTiles;
   conv.tiles_of_block = std::clamp<int64_t>(kMaxScratch / conv.bytes_of_scratch(), 1, most);
   return (conv.tiles() - 1) / conv.blocks() + 1;  // blocks of one size
+}
+
+// The bias as numbers to add, 0 for what is of no filter.
+std::vector<float> conv_offsets(const std::optional<Tensor>& bias, int64_t filters, int64_t padded_filters) {
+  std::vector<float> offsets(static_cast<size_t>(padded_filters));
+  if (!bias) return offsets;
+  PYDET_CHECK(bias->dim() == 1 && bias->size(0) == filters && is_floating(bias->scalar_type()),
+              "_conv: bias must be floating [", filters, "], got ", dtype_of(*bias), " ", shape_of(*bias));
+  PYDET_DISPATCH_FLOATING(bias->scalar_type(), "_conv", [&] {
+    const scalar_t* numbers = bias->const_data_ptr<scalar_t>();
+    const int64_t step = bias->stride(0);
+    for (int64_t f = 0; f < filters; ++f) {
+      offsets[static_cast<size_t>(f)] = static_cast<float>(widen(numbers[f * step]));
+    }
+  });
+  return offsets;
 }
 
 Tensor conv_cpu(const Tensor& x,             // [B, C, H, W], channels last
@@ -119,13 +134,7 @@ Tensor conv_cpu(const Tensor& x,             // [B, C, H, W], channels last
                 "_conv: weight must be ", dtype_of(x), " [", conv.numbers_of_weights(), "], got ", dtype_of(weight),
                 " ", shape_of(weight));
     PYDET_CHECK(weight.is_contiguous(), "_conv: weight must be dense, got strides ", list_of(weight.strides()));
-    std::vector<float> offsets(static_cast<size_t>(conv.padded_filters()));
-    if (bias) {
-      PYDET_CHECK(bias->dim() == 1 && bias->size(0) == filters && is_floating(bias->scalar_type()),
-                  "_conv: bias must be floating [", filters, "], got ", dtype_of(*bias), " ", shape_of(*bias));
-      const Tensor given = as_contiguous(*bias, ScalarType::Float);
-      std::copy_n(given.const_data_ptr<float>(), filters, offsets.begin());
-    }
+    const std::vector<float> offsets = conv_offsets(bias, filters, conv.padded_filters());
     out = new_channels_last(x, conv.images, filters, conv.out_height, conv.out_width);
     const std::vector<scalar_t> zeros(static_cast<size_t>(conv.channels));
     conv.slope = static_cast<float>(slope);

@@ -13,6 +13,8 @@ constexpr int64_t kPictureChannels = 4, kMaxPictureSize = 15;
 constexpr int64_t kBandRows = 8;            // of a picture's result, from as many of its rows as that takes
 constexpr int64_t kMostWindowColumns = 6;  // of its windows that are computed at once
 
+constexpr int64_t kNearWeights = int64_t{2} << 20;  // bytes, which are soon read again
+
 enum class ConvWay : int {
   winograd,  // 3 x 3 of stride 1
   pixels,    // 1 x 1: pixels times weights
@@ -53,6 +55,9 @@ struct Conv {
     return way == ConvWay::picture ? size * (sizeof(T) == 2 ? (line + 1) / 2 * 2 : line) : channels;
   }
   PYDET_HD int64_t numbers_of_weights() const { return places() * depth() * padded_filters(); }
+  PYDET_HD bool weights_are_far() const {
+    return numbers_of_weights() * static_cast<int64_t>(sizeof(T)) > kNearWeights;
+  }
   // Of a panel of filters [places, depth, filters], in bfloat16 [places, depth / 2, filters, 2].
   PYDET_HD int64_t weights_of(int64_t panel, int64_t place) const {
     return (panel * kConvFilters * places() + place * filters_of_panel(panel)) * depth();

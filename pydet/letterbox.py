@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from pydet.ops.resample import resample
+from pydet.ops.resample import Taps, resample
 from pydet.placement import Placement
 
 
@@ -47,23 +46,14 @@ def letterbox(image: Tensor, network_size: tuple[int, int], out: Tensor | None =
         if margin.numel():
             margin.fill_(0.5)
     inside = out[:, top : top + height, left : left + width]
-    bilinear(image, *resize_taps(size, (height, width), image.device), inside)
+    bilinear(image, *resize_taps(size, (height, width)), inside)
     return out
 
 
 def stretch(image: Tensor, network_size: tuple[int, int], out: Tensor | None = None) -> Tensor:
     """A picture [C, height, width] resized to `network_size`, its aspect lost: what YOLO's first version looks at."""
     _check_image("stretch", image)
-    return bilinear(image, *resize_taps((image.shape[1], image.shape[2]), network_size, image.device), out)
-
-
-class Taps(NamedTuple):
-    """For each pixel of a line the two pixels of another line that it is mixed of, int64, and how much of each."""
-
-    first: Tensor
-    second: Tensor
-    first_part: Tensor
-    second_part: Tensor
+    return bilinear(image, *resize_taps((image.shape[1], image.shape[2]), network_size), out)
 
 
 def bilinear(image: Tensor, rows: Taps, columns: Taps, out: Tensor | None = None) -> Tensor:
@@ -97,28 +87,28 @@ def _check_image(name: str, image: Tensor) -> None:
         raise TypeError(f"{name}: image must be uint8 or floating point, got {image.dtype}")
 
 
-def resize_taps(size: tuple[int, int], new_size: tuple[int, int], device: torch.device) -> tuple[Taps, Taps]:
+def resize_taps(size: tuple[int, int], new_size: tuple[int, int]) -> tuple[Taps, Taps]:
     """The rows and columns that Darknet's resize looks at, for (height, width) before and after.
 
     The corner pixels of both pictures coincide.
     """
-    rows, columns = (_neighbours(*sides, device) for sides in zip(size, new_size, strict=True))
+    rows, columns = (_neighbours(*sides) for sides in zip(size, new_size, strict=True))
     # Two of Darknet's habits. The last column is the picture's last one even where rounding puts it just before; in
     # the same case the last row lacks its second part, so that it is almost black.
-    columns.first[-1] = columns.second[-1] = size[1] - 1
-    rows.second_part[-1] = 0
+    columns.places[:, -1] = size[1] - 1
+    rows.parts[1, -1] = 0
     return rows, columns
 
 
-def _neighbours(size: int, new_size: int, device: torch.device) -> Taps:
+def _neighbours(size: int, new_size: int) -> Taps:
     """For each of `new_size` pixels the two of `size` around it."""
     step = np.float32(size - 1) / np.float32(max(new_size - 1, 1))
-    return taps_at(torch.arange(new_size, dtype=torch.float32) * float(step), size, device)
+    return taps_at(np.arange(new_size, dtype=np.float32) * step, size)
 
 
-def taps_at(position: Tensor, size: int, device: torch.device) -> Taps:
+def taps_at(position: np.ndarray, size: int) -> Taps:
     """The two of `size` pixels around each position, where 0 is the first pixel and there is none behind the last."""
-    first = position.long().clamp_(max=size - 1)
-    second = (first + 1).clamp_(max=size - 1)
-    part = (position - first).to(device)
-    return Taps(first.to(device), second.to(device), 1 - part, part)
+    first = position.astype(np.int64)
+    places = np.minimum((first, first + 1), size - 1)
+    part = position - places[0].astype(np.float32)
+    return Taps(places, np.stack((1 - part, part)))

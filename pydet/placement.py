@@ -23,8 +23,9 @@ class Placement:
 
     def to_picture(self, boxes: Tensor) -> Tensor:
         """Boxes [B, K, 4] xyxy of the network's input as boxes of the pictures."""
-        offset, scale = (t.to(boxes.device, boxes.dtype).repeat(1, 2)[:, None] for t in (self.offset, self.scale))
-        return (boxes - offset) * scale
+        corners = boxes.unflatten(-1, (2, 2))
+        offset, scale = (t.to(boxes.device, boxes.dtype)[:, None, None] for t in (self.offset, self.scale))
+        return ((corners - offset) * scale).flatten(-2)
 
     def to_batch(self, boxes: Tensor, images: Tensor) -> Tensor:
         """The way there: boxes [G, 4] xyxy of the pictures, the picture of each in `images` [G]."""

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pydet.letterbox import Taps, taps_at
-from pydet.ops.resample import resample
+from pydet.letterbox import taps_at
+from pydet.ops.resample import Taps, resample
 from pydet.placement import Placement
 
 Size = tuple[int, int]
@@ -107,16 +107,16 @@ def _resize(image: Tensor, out: Tensor, mean: Sequence[float], std: Sequence[flo
     Not with one thread, or for at most 128 rows and columns together, where torch sums in another order.
     """
     image = image.float() if image.dtype == torch.float64 else image
-    rows, columns = (_neighbours(image.shape[d], out.shape[d], image.device) for d in (1, 2))
+    rows, columns = (_neighbours(image.shape[d], out.shape[d]) for d in (1, 2))
     resample(image, rows, columns, out, mean, std, fuse=True)
 
 
-def _neighbours(size: int, new_size: int, device: torch.device) -> Taps:
+def _neighbours(size: int, new_size: int) -> Taps:
     """For each of `new_size` pixels the two of `size` around it: the centres of pixels are scaled."""
     # Rounded once, as torch's fused multiply-add does: in double precision the product is exact.
-    centres = torch.arange(new_size, dtype=torch.float64) + 0.5
-    position = (centres * float(np.float32(size) / np.float32(new_size)) - 0.5).float().clamp_(min=0)
-    return taps_at(position, size, device)
+    centres = np.arange(new_size, dtype=np.float64) + 0.5
+    position = (centres * float(np.float32(size) / np.float32(new_size)) - 0.5).astype(np.float32)
+    return taps_at(np.maximum(position, 0), size)
 
 
 def _placement(sizes: Sequence[Sequence[int]], scaled: Sequence[Size]) -> Placement:

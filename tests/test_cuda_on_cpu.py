@@ -133,8 +133,7 @@ def pools_on(cuda: CudaOnCpu, dtype: torch.dtype) -> None:
 def resamples_on(cuda: CudaOnCpu, out_dtype: torch.dtype) -> None:
     """Both orders of the arithmetic, as the CPU does them, into a part of a batch."""
     pixels = torch.randint(0, 256, (3, 23, 31), dtype=torch.uint8)
-    taps = resize_taps((23, 31), (14, 40), pixels.device)
-    stacked = [torch.stack(pair) for axis in taps for pair in (axis[:2], axis[2:])]
+    stacked = [tensor for axis in resize_taps((23, 31), (14, 40)) for tensor in axis.to(pixels.device)]
     for image in (pixels, (pixels / 255).permute(1, 2, 0).contiguous().permute(2, 0, 1), pixels.double() / 255):
         for mean, std, fuse in (((), (), False), ((0.4, 0.5, 0.6), (0.1, 0.2, 0.3), True)):
             options = mean, std, fuse

@@ -34,7 +34,7 @@ void convolve(const Conv<T>& conv, int64_t begin, int64_t end, char* scratch) {
     if (winograd && block != block_of_tiles) transform_tiles(conv, first, count, transformed);
     block_of_tiles = block;
     const T* tiles = winograd ? transformed : conv.x + first * conv.channels;
-    const Product product{conv.channels, conv.channels, 1, 0, filters, false};
+    const Product product{conv.channels, conv.channels, 1, 0, filters, conv.weights_are_far()};
     for (int64_t place = 0; place < conv.places(); ++place) {
       multiply_tiles(tiles + place * conv.tiles_of_block * conv.channels, count, product,
                      conv.weights + conv.weights_of(panel, place), sums + place * conv.tiles_of_block * filters);

@@ -32,7 +32,7 @@ void convolve_rows(const Conv<T>& conv, const Product& product, ConvWindow at, i
   const int64_t below = conv.stride * conv.padded_row();
   for (; at.x < conv.columns; rows += 2 * kWindows * product.stride) {
     Floats sum[4 * kWindows][kVectors];
-    sum_products<true>(product, below, rows, weights, sum);
+    sum_products<true, false>(product, below, rows, weights, sum);
 #pragma GCC unroll 3
     for (int window = 0; window < kWindows; ++window, at.x += 2) {
       if (at.x >= conv.columns) return;

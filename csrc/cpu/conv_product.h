@@ -75,11 +75,15 @@ struct Step<uint16_t> {
 // sum begin it; if it `adds`, they are added to it.
 struct Product {
   int64_t stride, channels, lines, line, filters;
-  bool adds;
+  bool far;  // whether the weights come from memory: those of the next product are then asked for meanwhile
+  bool adds = false;
+  const void* soon = nullptr;
 };
 
-// Two rows are one below the other if kPairs, `below` apart.
-template <bool kPairs, int kRows, int kVectors, typename T>
+constexpr int64_t kLine = 64;  // bytes of a cache's
+
+// Two rows are one below the other if kPairs, `below` apart. If kAsks, for what is read soon.
+template <bool kPairs, bool kAsks, int kRows, int kVectors, typename T>
 PYDET_HD void sum_products(const Product& product, int64_t below, const T* __restrict__ tiles,
                            const T* __restrict__ weights, Floats (&sum)[kRows][kVectors]) {
   const int64_t stride = product.stride, filters = product.filters;
@@ -94,6 +98,11 @@ PYDET_HD void sum_products(const Product& product, int64_t below, const T* __res
       decltype(S::of_weights(weights)) weight[kVectors];
 #pragma GCC unroll 4
       for (int v = 0; v < kVectors; ++v) weight[v] = S::of_weights(weights + v * kFloats * S::kChannels);
+      if (kAsks) {
+        const char* soon = static_cast<const char*>(product.soon) + c / S::kChannels * 2 * kLine;
+        __builtin_prefetch(soon, 0, 2);
+        __builtin_prefetch(soon + kLine, 0, 2);
+      }
 #pragma GCC unroll 12
       for (int row = 0; row < kRows; ++row) {
         const int64_t at = kPairs ? row % 2 * below + row / 2 * stride : row * stride;
@@ -106,10 +115,10 @@ PYDET_HD void sum_products(const Product& product, int64_t below, const T* __res
 }
 
 // sums[kRows][filters] of kVectors vectors of filters.
-template <int kRows, int kVectors, typename T>
+template <int kRows, int kVectors, bool kAsks, typename T>
 void multiply(const Product& product, const T* tiles, const T* weights, float* __restrict__ sums) {
   Floats sum[kRows][kVectors];
-  sum_products<false>(product, 0, tiles, weights, sum);
+  sum_products<false, kAsks>(product, 0, tiles, weights, sum);
 #pragma GCC unroll 12
   for (int row = 0; row < kRows; ++row) {
 #pragma GCC unroll 4
@@ -120,29 +129,35 @@ void multiply(const Product& product, const T* tiles, const T* weights, float* _
   }
 }
 
-// As many rows as there are registers for, and enough sums for the instructions to follow one another.
-template <int kVectors>
-constexpr int64_t kMostRows = kVectors == 1 ? 12 : 6;
+constexpr int64_t kMostRows = 6;
 
-template <int kVectors, int kRows = 1, typename T>
+template <int kVectors, bool kAsks, int kRows = 1, typename T>
 void multiply_rows(int64_t rows, const Product& product, const T* tiles, const T* weights, float* sums) {
-  if (rows == kRows) return multiply<kRows, kVectors>(product, tiles, weights, sums);
-  if constexpr (kRows < kMostRows<kVectors>) {
-    return multiply_rows<kVectors, kRows + 1>(rows, product, tiles, weights, sums);
+  if (rows == kRows) return multiply<kRows, kVectors, kAsks>(product, tiles, weights, sums);
+  if constexpr (kRows < kMostRows) {
+    return multiply_rows<kVectors, kAsks, kRows + 1>(rows, product, tiles, weights, sums);
   }
 }
 
-// In groups as even as can be: one of a single row takes half of the time of six.
+// In groups as even as can be: one of a single row takes half of the time of six. The first reads the weights, the next
+// two have time to ask for those that follow them.
 template <int kVectors, typename T>
-void multiply_groups(int64_t count, const Product& product, const T* tiles, const T* weights, float* sums) {
-  const int64_t groups = (count - 1) / kMostRows<kVectors> + 1;
+void multiply_groups(int64_t count, Product product, const T* tiles, const T* weights, float* sums) {
+  const int64_t groups = (count - 1) / kMostRows + 1, half = product.channels * product.filters / 2;
   for (int64_t group = 0; group < groups; ++group) {
     const int64_t first = group * count / groups, rows = (group + 1) * count / groups - first;
-    multiply_rows<kVectors>(rows, product, tiles + first * product.stride, weights, sums + first * product.filters);
+    const T* of_group = tiles + first * product.stride;
+    float* to = sums + first * product.filters;
+    if (kVectors == 4 && product.far && (group == 1 || group == 2)) {
+      product.soon = weights + (group + 1) * half;
+      multiply_rows<kVectors, kVectors == 4>(rows, product, of_group, weights, to);
+    } else {
+      multiply_rows<kVectors, false>(rows, product, of_group, weights, to);
+    }
   }
 }
 
-// The products of `count` rows. Of several lines all channels are taken at a time.
+// The products of `count` rows, of one line each.
 template <typename T>
 void multiply_tiles(const T* tiles, int64_t count, const Product& all, const T* weights, float* sums) {
   constexpr int64_t kChannels = 512;  // are summed at a time: their weights stay in a cache, and the sum exact

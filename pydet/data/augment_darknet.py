@@ -8,7 +8,8 @@ import numpy as np
 import torch
 
 from pydet.data.augment import Sample, Size, chance, cut_to_picture, flipped, with_colours
-from pydet.letterbox import Taps, bilinear, resize_taps
+from pydet.letterbox import bilinear, resize_taps, taps_at
+from pydet.ops.resample import Taps
 
 
 @dataclass(frozen=True)
@@ -126,7 +127,7 @@ class DarknetCrop:
         """The sample on an input of (height, width) `size`, float32 in 0..1."""
         height, width = sample.size
         cropped = (max(height - drawn.top - drawn.bottom, 1), max(width - drawn.left - drawn.right, 1))
-        rows, columns = resize_taps(cropped, size, sample.image.device)
+        rows, columns = resize_taps(cropped, size)
         image = bilinear(sample.image, _shifted(rows, drawn.top, height), _shifted(columns, drawn.left, width))
         scale = sample.boxes.new_tensor([size[1] / cropped[1], size[0] / cropped[0]]).repeat(2)
         boxes = (sample.boxes - sample.boxes.new_tensor([drawn.left, drawn.top]).repeat(2)) * scale
@@ -143,18 +144,15 @@ def _placed(picture: int, start: int, length: int, size: int) -> tuple[Taps, int
     """
     begin, end = max(start, 0), min(start + length, size)
     # Rounded as Darknet's binaries do, which are built with -Ofast: in a wide picture the place is otherwise another
-    scale = float(np.float32(picture) * (np.float32(1) / np.float32(length)))
-    position = torch.arange(begin - start, max(end, begin) - start, dtype=torch.float32) * scale
-    first = position.long().clamp_(max=picture - 1)
-    part = position - first
-    # Beyond the last pixel is black, to Darknet
-    second_part = torch.where(first + 1 < picture, part, 0)
-    return Taps(first, (first + 1).clamp_(max=picture - 1), 1 - part, second_part), begin
+    scale = np.float32(picture) * (np.float32(1) / np.float32(length))
+    taps = taps_at(np.arange(begin - start, max(end, begin) - start, dtype=np.float32) * scale, picture)
+    taps.parts[1, taps.places[0] + 1 >= picture] = 0  # beyond the last pixel is black, to Darknet
+    return taps, begin
 
 
 def _shifted(taps: Taps, by: int, size: int) -> Taps:
     """Beyond the edge of the picture its last pixel goes on."""
-    return taps._replace(first=(taps.first + by).clamp_(0, size - 1), second=(taps.second + by).clamp_(0, size - 1))
+    return taps._replace(places=(taps.places + by).clip(0, size - 1))
 
 
 def _recoloured(image: torch.Tensor, colours: Colours) -> torch.Tensor:

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from pydet import ops
 from pydet.data.augment import Sample, Size, chance, cut_to_picture, flipped, unit, with_colours
-from pydet.letterbox import Taps, bilinear, taps_at
+from pydet.letterbox import bilinear, taps_at
+from pydet.ops.resample import Taps
 
 MEAN = (123 / 255, 117 / 255, 104 / 255)
 """What is around a picture that was zoomed out: the mean colour of ImageNet, RGB."""
@@ -187,8 +188,8 @@ def _resized(image: Tensor, size: Size) -> Tensor:
 
 def _taps(size: int, new_size: int) -> Taps:
     """For each of `new_size` pixels the two of `size` around its centre."""
-    position = ((torch.arange(new_size) + 0.5) * (size / new_size) - 0.5).clamp_(0, size - 1)
-    return taps_at(position, size, position.device)
+    position = (np.arange(new_size, dtype=np.float32) + 0.5) * (size / new_size) - 0.5
+    return taps_at(position.clip(0, size - 1), size)
 
 
 def _centre_inside(boxes: Tensor, crops: Tensor) -> Tensor:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -11,7 +13,20 @@ from pydet.ops._backend import has_internal
 from pydet.ops._fakes import register_fake
 from pydet.reference.resample import resample as reference
 
-Taps = tuple[Tensor, Tensor, Tensor, Tensor]
+
+class Taps(NamedTuple):
+    """For each pixel of a line the two pixels of another line that it is mixed of, and how much of each.
+
+    Attributes:
+        places: int64 [2, n].
+        parts: float32 [2, n].
+    """
+
+    places: np.ndarray
+    parts: np.ndarray
+
+    def to(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        return torch.from_numpy(self.places).to(device), torch.from_numpy(self.parts).to(device)
 
 
 def resample(
@@ -27,9 +42,8 @@ def resample(
 
     Args:
         image: [C, H, W], uint8 in 0..255 or floating point in 0..1.
-        rows: (first, second, part of the first, part of the second), each [height]: the rows that each one of the
-            result is mixed of, int64, and how much of each, float32.
-        columns: The same of [width].
+        rows: What each row of the result is mixed of.
+        columns: The same of its columns.
         out: Where the result is written, [C, height, width] of any floating type, such as a part of a batch.
         mean, std: Of each colour, or empty.
         fuse: Whether with fused multiply-adds.
@@ -39,7 +53,7 @@ def resample(
     """
     if image.dtype in (torch.float16, torch.bfloat16):
         image = image.float()
-    down, across = ((torch.stack(axis[:2]), torch.stack(axis[2:])) for axis in (rows, columns))
+    down, across = rows.to(image.device), columns.to(image.device)
     needs_gradient = image.requires_grad and torch.is_grad_enabled()
     if needs_gradient or torch.compiler.is_compiling() or not has_internal("_resample", image.device):
         result = reference(image, *down, *across, mean=mean, std=std)
