@@ -7,6 +7,35 @@
 #include "math/resample.h"
 #include "widen.h"
 
+namespace pydet {
+namespace {
+
+// What the pixels of a picture count as: a byte by a table of each colour, or of all, or the number itself, normalised
+// where there is a mean.
+template <typename In, typename T>
+struct PixelValues {
+  const T *tables, *mean, *std;
+  int64_t table_step;
+
+  PYDET_HD T of(In pixel, int64_t colour) const {
+    if constexpr (std::is_same_v<In, uint8_t>) {
+      return tables[colour * table_step + pixel];
+    } else {
+      return mean == nullptr ? T(pixel) : (T(pixel) - mean[colour]) / std[colour];
+    }
+  }
+};
+
+// Where in a line of the picture the two neighbours of a column lie, and how much of each.
+template <typename T>
+struct ResampleColumn {
+  int64_t left, right;
+  T left_part, right_part;
+};
+
+}  // namespace
+}  // namespace pydet
+
 #define PYDET_KERNELS "cpu/resample.h"
 #include "cpu_levels.h"
 
@@ -14,57 +43,31 @@ namespace pydet {
 namespace {
 
 constexpr int64_t kResampledPerTask = 1 << 13;
+constexpr int64_t kByteValues = 256;
 
-// Where in a line of the picture the two neighbours of a column lie.
-using Neighbours = std::array<int64_t, 2>;
-
-// Pixels as numbers, in 0..1 and perhaps normalised. The 256 values of a byte are computed once.
+// The memory of PixelValues. The values of a byte, in 0..1 and perhaps normalised, are computed once.
 template <typename In, typename T>
 class Pixels {
  public:
-  Pixels(const std::vector<double>& mean, const std::vector<double>& std) : mean_(mean.size()), std_(std.size()) {
-    std::copy(mean.begin(), mean.end(), mean_.begin());
-    std::copy(std.begin(), std.end(), std_.begin());
-    if constexpr (kIsByte) {
-      tables_.resize(std::max<size_t>(mean.size(), 1));
-      for (size_t c = 0; c < tables_.size(); ++c) {
-        for (int v = 0; v < 256; ++v) tables_[c][v] = normalized(static_cast<T>(v) / 255, c);
+  Pixels(const std::vector<double>& mean, const std::vector<double>& std)
+      : mean_(mean.begin(), mean.end()), std_(std.begin(), std.end()) {
+    if constexpr (std::is_same_v<In, uint8_t>) {
+      const size_t colours = std::max<size_t>(mean.size(), 1);
+      for (size_t c = 0; c < colours; ++c) {
+        for (int64_t v = 0; v < kByteValues; ++v) {
+          const T unit = static_cast<T>(v) / 255;
+          tables_.push_back(mean.empty() ? unit : (unit - mean_[c]) / std_[c]);
+        }
       }
     }
   }
 
-  // The neighbours of each column, of kColours colours from `colour` on, as two lines of the result have them.
-  template <int kColours>
-  void read(const In* line, int64_t channel_stride, int64_t colour, const std::vector<Neighbours>& columns,
-            int64_t pixel_step, int64_t colour_step, T* left, T* right) const {
-    const T* tables[kColours] = {};
-    if constexpr (kIsByte) {
-      for (int c = 0; c < kColours; ++c)
-        tables[c] = tables_[mean_.empty() ? 0 : static_cast<size_t>(colour + c)].data();
-    }
-    for (const Neighbours& column : columns) {
-      for (int c = 0; c < kColours; ++c) {
-        const In a = line[column[0] + c * channel_stride], b = line[column[1] + c * channel_stride];
-        if constexpr (kIsByte) {
-          left[c * colour_step] = tables[c][a];
-          right[c * colour_step] = tables[c][b];
-        } else {
-          left[c * colour_step] = normalized(a, static_cast<size_t>(colour + c));
-          right[c * colour_step] = normalized(b, static_cast<size_t>(colour + c));
-        }
-      }
-      left += pixel_step;
-      right += pixel_step;
-    }
+  PixelValues<In, T> values() const {
+    return {tables_.data(), mean_.empty() ? nullptr : mean_.data(), std_.data(), mean_.empty() ? 0 : kByteValues};
   }
 
  private:
-  static constexpr bool kIsByte = std::is_same_v<In, uint8_t>;
-
-  T normalized(T value, size_t colour) const { return mean_.empty() ? value : (value - mean_[colour]) / std_[colour]; }
-
-  std::vector<T> mean_, std_;
-  std::vector<std::array<T, 256>> tables_;
+  std::vector<T> mean_, std_, tables_;
 };
 
 // Where the result lies: its numbers line by line, colours one after another within a pixel or a line.
@@ -108,57 +111,34 @@ struct ResampleAxis {
   }
 };
 
-// Numbers of each column as a line of the result has them: once for each colour.
-template <typename T, typename Value>
-std::vector<T> along(const ResampleTarget& target, Value value) {
-  std::vector<T> line(static_cast<size_t>(target.numbers()));
-  for (int64_t c = 0; c < target.channels; ++c) {
-    for (int64_t x = 0; x < target.width; ++x) {
-      line[static_cast<size_t>(c * target.colour_step() + x * target.pixel_step())] = static_cast<T>(value(x));
-    }
-  }
-  return line;
-}
-
 template <typename In, typename T, typename Out>
 void resample_fill(const Tensor& image, const ResampleAxis& rows, const ResampleAxis& columns,
                    const std::vector<double>& mean, const std::vector<double>& std, bool fuse, Tensor& out) {
   const ResampleTarget target = target_of(out);
   const int64_t height = target.height, width = target.width, n = target.numbers();
   const Pixels<In, T> pixels(mean, std);
-  const std::vector<T> left = along<T>(target, [&](int64_t x) { return columns.weights[x]; });
-  const std::vector<T> right = along<T>(target, [&](int64_t x) { return columns.weights[width + x]; });
-  std::vector<Neighbours> neighbours(static_cast<size_t>(width));
+  const PixelValues<In, T> values = pixels.values();
+  std::vector<ResampleColumn<T>> line_columns;
   for (int64_t x = 0; x < width; ++x) {
-    neighbours[static_cast<size_t>(x)] = {columns.places[x] * image.stride(2),
-                                          columns.places[width + x] * image.stride(2)};
+    line_columns.push_back({columns.places[x] * image.stride(2), columns.places[width + x] * image.stride(2),
+                            static_cast<T>(columns.weights[x]), static_cast<T>(columns.weights[width + x])});
   }
   const In* data = image.const_data_ptr<In>();
   const int64_t channel_stride = image.stride(0), row_stride = image.stride(1);
   const int64_t pixel_step = target.pixel_step(), colour_step = target.colour_step();
   Out* result = out.mutable_data_ptr<Out>();
   torch::stable::parallel_for(0, height, kResampledPerTask / n + 1, [&](int64_t begin, int64_t end) {
-    std::vector<T> memory(static_cast<size_t>(4 * n));
+    std::vector<T> memory(static_cast<size_t>(2 * n));
     std::vector<Out> apart(static_cast<size_t>(target.interleaved ? 0 : n));
-    T *lefts = memory.data(), *rights = lefts + n;
     // The last two lines of the picture that were looked at: the next line of the result may lie between them too.
-    T* lines[2] = {lefts + 2 * n, lefts + 3 * n};
+    T* lines[2] = {memory.data(), memory.data() + n};
     int64_t known[2] = {-1, -1};
     const auto look_at = [&](int64_t row, int slot) {
       if (known[slot] == row) return;
       known[slot] = row;
-      for (int64_t c = 0; c < target.channels;) {
-        const In* line = data + c * channel_stride + row * row_stride;
-        T *to_left = lefts + c * colour_step, *to_right = rights + c * colour_step;
-        if (target.channels - c >= 3) {
-          pixels.template read<3>(line, channel_stride, c, neighbours, pixel_step, colour_step, to_left, to_right);
-          c += 3;
-        } else {
-          pixels.template read<1>(line, channel_stride, c, neighbours, pixel_step, colour_step, to_left, to_right);
-          c += 1;
-        }
-      }
-      PYDET_CPU_CALL(mix_columns<T>, fuse, lefts, rights, left.data(), right.data(), n, lines[slot]);
+      const In* line = data + row * row_stride;
+      PYDET_CPU_CALL(mix_columns, fuse, line, channel_stride, target.channels, values, line_columns.data(), width,
+                     pixel_step, colour_step, lines[slot]);
     };
     for (int64_t y = begin; y < end; ++y) {
       const int64_t above = rows.places[y], below = rows.places[height + y];

@@ -23,9 +23,9 @@ import torch
 from torch import Tensor, nn
 
 from pydet.models.max_pool import MaxPool2x2
+from pydet.ops import conv as ours
 from pydet.ops._autograd import is_plain_call
-from pydet.ops.conv import Geometry, laid_out, serves
-from pydet.ops.conv import conv as our_conv
+from pydet.ops.conv import Geometry
 
 # Darknet's activations that are x above 0 and a multiple of it below: they are computed with the convolution.
 SLOPES = {"linear": 1.0, "leaky": 0.1, "relie": 0.01, "relu": 0.0}
@@ -139,9 +139,9 @@ class PackedWeight:
         if not _can(linear, activation, x):
             return None
         pixel = x[:, :, None, None]
-        if serves(pixel, CONNECTED):
-            weight = self._laid_out(linear.weight, OURS, laid_out)
-            return our_conv(pixel, weight, linear.bias, len(linear.weight), CONNECTED, SLOPES[activation])[:, :, 0, 0]
+        if ours.serves(pixel, CONNECTED):
+            weight = self._laid_out(linear.weight, OURS, ours.laid_out)
+            return ours.conv(pixel, weight, linear.bias, len(linear.weight), CONNECTED, SLOPES[activation])[:, :, 0, 0]
         # The layout for one picture does for batches too: it is faster than torch for any number.
         weight = self._laid_out(linear.weight, (), torch.ops.mkldnn._reorder_linear_weight, 1)
         return torch.ops.mkldnn._linear_pointwise(x, weight, linear.bias, *_fused(activation), "")
@@ -151,12 +151,12 @@ class PackedWeight:
     ) -> Tensor | None:
         """By our kernels, which pool an odd last row or column by itself; None where they do not serve."""
         geometry = _geometry(conv)
-        if geometry is None or not serves(x, geometry, pools):
+        if geometry is None or not ours.serves(x, geometry, pools):
             return None
         if not ceil_mode and any(side % 2 for side in geometry.sides(x)):
             return None
-        weight = self._laid_out(conv.weight, OURS, laid_out)
-        return our_conv(x, weight, conv.bias, len(conv.weight), geometry, SLOPES[activation], pools)
+        weight = self._laid_out(conv.weight, OURS, ours.laid_out)
+        return ours.conv(x, weight, conv.bias, len(conv.weight), geometry, SLOPES[activation], pools)
 
     def _laid_out(
         self, weight: Tensor, size: tuple[int, ...], reorder: Callable[..., Tensor], *arguments: object
