@@ -182,6 +182,9 @@ def test_packs_what_follows_in_a_sequential_only() -> None:
         ("relu", True),
         ("linear", True),
     ]
+    rare = nn.Sequential(nn.Conv2d(4, 4, 3, padding="same"), nn.Conv2d(4, 4, 3, padding=1, padding_mode="reflect"))
+    pack(rare)
+    assert [type(layer) for layer in rare] == [nn.Conv2d, nn.Conv2d]
     others = nn.ModuleList([conv(), nn.ReLU(), MaxPool2x2()])
     pack(others)
     assert [type(layer) for layer in others] == [packed.PackedConv2d, nn.ReLU, MaxPool2x2]

@@ -246,7 +246,7 @@ def pack(network: nn.Module) -> None:
     for parent in list(network.modules()):
         children = list(parent.named_children())
         for i, (name, conv) in enumerate(children):
-            if type(conv) is not nn.Conv2d:
+            if type(conv) is not nn.Conv2d or conv.padding_mode != "zeros" or isinstance(conv.padding, str):
                 continue
             following = children[i + 1 :] if isinstance(parent, nn.Sequential) else []
             relu = bool(following) and isinstance(following[0][1], nn.ReLU)
