@@ -1,5 +1,6 @@
 // Scores are scanned once, by all threads; then each image by itself ranks what is above the threshold and suppresses
 // it from the best on, no further than max_per_image boxes need.
+#include <algorithm>
 #include <optional>
 #include <tuple>
 
@@ -29,6 +30,7 @@ struct MulticlassOptions {
   int64_t max_per_image;
   int64_t top_k;
   bool class_agnostic, multi_label, boxes_per_class;
+  int64_t class_top_k = INT64_MAX;  // of each class
 };
 
 // Scores above the threshold, by flat index row * C + class.
@@ -123,6 +125,13 @@ std::vector<uint32_t> kept_of(const Box<T>* boxes, int64_t classes, const std::v
   return kept;
 }
 
+// Leaves the best of each class, of flat indices that are sorted.
+void keep_best_of_classes(std::vector<uint32_t>& sorted, int64_t classes, int64_t most) {
+  std::vector<int64_t> counts(static_cast<size_t>(classes));
+  const auto is_beyond = [&](uint32_t index) { return ++counts[index % static_cast<uint32_t>(classes)] > most; };
+  sorted.erase(std::remove_if(sorted.begin(), sorted.end(), is_beyond), sorted.end());
+}
+
 // What is kept of the best candidates does not depend on the others: so many are taken as fill the output, a guess that
 // is doubled until it was enough.
 template <typename T, typename S>
@@ -134,6 +143,7 @@ std::vector<uint32_t> select(const Box<T>* boxes, int64_t classes, Candidates<S>
     if (static_cast<int64_t>(candidates.size()) > limit) candidates.resize(limit);
     const bool all = static_cast<int64_t>(candidates.size()) == limit;
     for (uint32_t& candidate : candidates) candidate = found.indices[candidate];
+    if (o.class_top_k < n) keep_best_of_classes(candidates, classes, o.class_top_k);
     std::vector<uint32_t> kept = kept_of(boxes, classes, candidates, o);
     if (all || static_cast<int64_t>(kept.size()) == o.max_per_image) return kept;
   }
@@ -188,16 +198,10 @@ void select_all(const Tensor& boxes, const Tensor& scores, std::vector<Candidate
   }
 }
 
-std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> multiclass_nms_cpu(const Tensor& boxes,  // [B, N, 4] or [B, N, C, 4]
-                                                                      const Tensor& scores,  // [B, N, C]
-                                                                      double score_threshold, double iou_threshold,
-                                                                      int64_t max_per_image,
-                                                                      std::optional<int64_t> pre_nms_top_k,
-                                                                      bool class_agnostic, bool multi_label) {
-  const bool per_class =
-      check_multiclass_nms(boxes, scores, score_threshold, iou_threshold, max_per_image, pre_nms_top_k);
-  const MulticlassOptions options{score_threshold, iou_threshold, max_per_image, pre_nms_top_k.value_or(INT64_MAX),
-                                  class_agnostic,  multi_label,   per_class};
+using Selected = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor>;
+
+Selected select_detections(const Tensor& boxes, const Tensor& scores, const MulticlassOptions& options) {
+  const int64_t max_per_image = options.max_per_image;
   const Tensor dense_boxes = as_contiguous(boxes, boxes.scalar_type());
   // Classes side by side are read where they lie, as in predictions[..., 5:].
   const Tensor read_scores = scores.stride(2) == 1 ? scores : torch::stable::contiguous(scores);
@@ -209,7 +213,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> multiclass_nms_cpu(const Tens
                  new_dense(boxes, {batch}, ScalarType::Long)};
   PYDET_DISPATCH_FLOATING(scores.scalar_type(), "multiclass_nms", [&] {
     using score_t = Wide<scalar_t>;
-    auto images = scan<score_t, scalar_t>(read_scores, score_threshold);
+    auto images = scan<score_t, scalar_t>(read_scores, options.score_threshold);
     if (boxes.scalar_type() == ScalarType::Double) {
       select_all<double>(dense_boxes, read_scores, images, options, out);
     } else {
@@ -219,6 +223,26 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> multiclass_nms_cpu(const Tens
   return {out.boxes, out.scores, out.labels, out.rows, out.count};
 }
 
+Selected multiclass_nms_cpu(const Tensor& boxes,   // [B, N, 4] or [B, N, C, 4]
+                            const Tensor& scores,  // [B, N, C]
+                            double score_threshold, double iou_threshold, int64_t max_per_image,
+                            std::optional<int64_t> pre_nms_top_k, bool class_agnostic, bool multi_label) {
+  const bool per_class =
+      check_multiclass_nms(boxes, scores, score_threshold, iou_threshold, max_per_image, pre_nms_top_k);
+  return select_detections(boxes, scores,
+                           {score_threshold, iou_threshold, max_per_image, pre_nms_top_k.value_or(INT64_MAX),
+                            class_agnostic, multi_label, per_class});
+}
+
+Selected multiclass_nms_by_class_cpu(const Tensor& boxes, const Tensor& scores, double score_threshold,
+                                     double iou_threshold, int64_t max_per_image, int64_t class_top_k) {
+  const bool per_class =
+      check_multiclass_nms(boxes, scores, score_threshold, iou_threshold, max_per_image, std::nullopt);
+  PYDET_CHECK(class_top_k >= 1, "_multiclass_nms_by_class: class_top_k must be at least 1, got ", class_top_k);
+  return select_detections(
+      boxes, scores, {score_threshold, iou_threshold, max_per_image, INT64_MAX, false, true, per_class, class_top_k});
+}
+
 }  // namespace
 
 STABLE_TORCH_LIBRARY_FRAGMENT(pydet, m) {
@@ -226,7 +250,13 @@ STABLE_TORCH_LIBRARY_FRAGMENT(pydet, m) {
       "multiclass_nms(Tensor boxes, Tensor scores, float score_threshold, float iou_threshold, SymInt max_per_image, "
       "SymInt? pre_nms_top_k=None, bool class_agnostic=False, bool multi_label=True) "
       "-> (Tensor, Tensor, Tensor, Tensor, Tensor)");
+  m.def(
+      "_multiclass_nms_by_class(Tensor boxes, Tensor scores, float score_threshold, float iou_threshold, "
+      "int max_per_image, int class_top_k) -> (Tensor, Tensor, Tensor, Tensor, Tensor)");
 }
-STABLE_TORCH_LIBRARY_IMPL(pydet, CPU, m) { m.impl("multiclass_nms", TORCH_BOX(&multiclass_nms_cpu)); }
+STABLE_TORCH_LIBRARY_IMPL(pydet, CPU, m) {
+  m.impl("multiclass_nms", TORCH_BOX(&multiclass_nms_cpu));
+  m.impl("_multiclass_nms_by_class", TORCH_BOX(&multiclass_nms_by_class_cpu));
+}
 
 }  // namespace pydet

@@ -58,8 +58,9 @@ def test_every_kernel_of_the_cpu_has_one_for_cuda() -> None:
     names = {name.split("::")[1] for name in torch._C._dispatch_get_all_op_names() if name.startswith("pydet::")}
     on_the_cpu = {n for n in names if torch._C._dispatch_has_kernel_for_dispatch_key(f"pydet::{n}", "CPU")}
     assert on_the_cpu >= set(ops.OPERATORS)
-    # On a GPU torch's own batch normalisation and convolutions serve; weights are rounded before they go there.
+    # On a GPU torch's own batch normalisation, convolutions and ranking serve; weights are rounded before that.
     torchs = {"_batch_norm_leaky_relu", "_batch_norm_leaky_relu_backward", "_conv", "_conv_weight", "_round_weight"}
+    torchs |= {"_multiclass_nms_by_class"}
     assert on_the_cpu - torchs == set(REGISTERED)
 
 

@@ -9,6 +9,7 @@ from op_cases import clustered_boxes
 from torch import Tensor
 
 from pydet import ops, reference
+from pydet.ops.multiclass_nms import multiclass_nms_by_class
 
 NAN, INF = float("nan"), float("inf")
 
@@ -165,6 +166,33 @@ def test_gradient_goes_to_what_was_chosen() -> None:
     assert 0 < count.min() <= count.max() < 40
     assert torch.equal(scores.grad, expected)
     assert torch.equal(per_class.grad, 3 * expected[..., None].expand(-1, -1, -1, 4))
+
+
+@pytest.mark.parametrize("class_top_k", [1, 3, 20, 300, 1000])
+@pytest.mark.parametrize("score_threshold", [-1.0, 0.05, 0.9, 2.0])
+def test_of_the_best_of_each_class(class_top_k: int, score_threshold: float) -> None:
+    """Beside the other way, which ranks all classes: that of GPUs, of compiled programs, and where a gradient goes."""
+    boxes, scores = detections(300, 5, decimals=None)
+    scores[1, :, 3] -= 1
+    for most in (7, 2000):
+        options = score_threshold, 0.5, most, class_top_k
+        found = multiclass_nms_by_class(boxes, scores, *options)
+        with ops.set_backend("reference"):
+            expected = multiclass_nms_by_class(boxes, scores, *options)
+        assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+        of_class = torch.stack([(found[2] == label).sum(1) for label in range(5)])
+        assert of_class.max() <= class_top_k
+        assert (found[3] > 0).any() == (score_threshold < 1)
+    wanted = scores.clone().requires_grad_()
+    multiclass_nms_by_class(boxes, wanted, score_threshold, 0.5, 7, class_top_k)[1].sum().backward()
+    assert wanted.grad.sum() == multiclass_nms_by_class(boxes, scores, score_threshold, 0.5, 7, class_top_k)[3].sum()
+
+
+def test_best_of_each_class_for_compilers_and_bad_input() -> None:
+    operator = torch.ops.pydet._multiclass_nms_by_class.default
+    torch.library.opcheck(operator, (*detections(50, 3), 0.1, 0.5, 9, 4))
+    with pytest.raises(RuntimeError, match="class_top_k must be at least 1, got 0"):
+        operator(*detections(50, 3), 0.1, 0.5, 9, 0)
 
 
 def test_shapes_depend_on_no_value() -> None:

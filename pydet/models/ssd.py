@@ -18,6 +18,7 @@ from pydet.models.backbones.vgg import vgg16_stages
 from pydet.models.detection import DetectionModel
 from pydet.models.heads import by_anchor
 from pydet.models.max_pool import MaxPool2x2
+from pydet.ops.multiclass_nms import multiclass_nms_by_class
 from pydet.placement import Placement
 from pydet.preprocess import stretch
 
@@ -193,16 +194,7 @@ class SSD(DetectionModel):
         self, boxes: Tensor, scores: Tensor, score_threshold: float, iou_threshold: float
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         # The best 400 boxes of each class go on, as in the paper's code.
-        most = min(self.class_top_k, scores.shape[1])
-        if scores.device.type == "cpu" and not torch.compiler.is_compiling():
-            # It costs little to see which classes have more than that: the others need no ranking.
-            crowded = ((scores > score_threshold).sum(dim=1, dtype=torch.int32).amax(dim=0) > most).nonzero()[:, 0]
-            if len(crowded):
-                columns = scores[:, :, crowded].transpose(1, 2).contiguous()  # [B, few, N]
-                best, rows = columns.topk(most)
-                scores = scores.clone()
-                scores[:, :, crowded] = columns.fill_(-torch.inf).scatter_(2, rows, best).transpose(1, 2)
-            return super().select(boxes, scores, score_threshold, iou_threshold)
-        scores, rows = scores.topk(most, dim=1)  # [B, K, C], each with a box of its own
-        images = torch.arange(boxes.shape[0], device=boxes.device)[:, None, None]
-        return super().select(boxes[images, rows], scores, score_threshold, iou_threshold)
+        boxes, scores, labels, count = multiclass_nms_by_class(
+            boxes, scores, score_threshold, iou_threshold, self.max_detections, self.class_top_k
+        )
+        return boxes, scores, labels + self.first_label, count

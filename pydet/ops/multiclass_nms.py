@@ -7,7 +7,11 @@ from torch import Tensor
 
 from pydet import _library  # noqa: F401  (defines torch.ops.pydet)
 from pydet.ops import _autograd
+from pydet.ops._autograd import is_plain_call
+from pydet.ops._backend import has_internal
 from pydet.ops._fakes import register_fake
+
+BY_CLASS = "_multiclass_nms_by_class"
 
 
 def multiclass_nms(
@@ -56,6 +60,28 @@ def multiclass_nms(
     )
 
 
+def multiclass_nms_by_class(
+    boxes: Tensor, scores: Tensor, score_threshold: float, iou_threshold: float, max_per_image: int, class_top_k: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """`multiclass_nms` of the best scores of each class only, without the rows.
+
+    Args:
+        boxes: [B, N, 4].
+        class_top_k: how many of each class; which of equal scores are among them is open.
+    """
+    wants_gradient = torch.is_grad_enabled() and (boxes.requires_grad or scores.requires_grad)
+    if is_plain_call() and not wants_gradient and scores.device.type == "cpu" and has_internal(BY_CLASS, scores.device):
+        by_class = torch.ops.pydet._multiclass_nms_by_class
+        found = by_class(boxes, scores, score_threshold, iou_threshold, max_per_image, class_top_k)
+    else:
+        # [B, K, C], each with a box of its own
+        scores, rows = scores.topk(min(class_top_k, scores.shape[1]), dim=1)
+        images = torch.arange(boxes.shape[0], device=boxes.device)[:, None, None]
+        found = multiclass_nms(boxes[images, rows], scores, score_threshold, iou_threshold, max_per_image)
+    boxes, scores, labels, _, count = found
+    return boxes, scores, labels, count
+
+
 @register_fake("pydet::multiclass_nms")
 def _multiclass_nms_fake(
     boxes: Tensor,
@@ -80,6 +106,13 @@ def _multiclass_nms_fake(
         boxes.new_empty(batch, max_per_image, dtype=torch.int64),
         boxes.new_empty(batch, dtype=torch.int64),
     )
+
+
+@register_fake("pydet::_multiclass_nms_by_class")
+def _(
+    boxes: Tensor, scores: Tensor, score_threshold: float, iou_threshold: float, max_per_image: int, class_top_k: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    return _multiclass_nms_fake(boxes, scores, score_threshold, iou_threshold, max_per_image)
 
 
 def _setup_context(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
