@@ -100,6 +100,21 @@ def test_leaves_what_it_does_not_take() -> None:
     assert not ours.serves(x[:, :5].contiguous(memory_format=torch.channels_last), Geometry(7, 2, 3), pools=True)
 
 
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_serves_without_onednn(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whose operators have no public names; what ours do not take goes the ordinary way then."""
+    monkeypatch.setattr(packed, "available", lambda: False)
+    conv, strided, linear = nn.Conv2d(32, 24, 3, padding=1), nn.Conv2d(32, 24, 3, 2, 1), nn.Linear(64, 24)
+    x = torch.randn(2, 32, 6, 6).to(dtype, memory_format=torch.channels_last)
+    found = PackedWeight().convolve(conv.to(dtype), "linear", x)
+    assert found is not None
+    torch.testing.assert_close(found, conv(x), rtol=1e-2 if dtype.itemsize == 2 else 1e-4, atol=2e-2)
+    assert PackedWeight().convolve(strided.to(dtype), "linear", x) is None
+    assert PackedWeight().convolve(conv, "linear", x, onto=found) is None
+    connected = PackedWeight().connect(linear.to(dtype), "linear", x[:, :, :2, 0].flatten(1))
+    assert (connected is not None) == (cpu_level() == "avx512")
+
+
 @pytest.mark.skipif(not packed.available(), reason="only where layers are packed")
 def test_others_layouts_are_told_apart() -> None:
     """A backend that is switched between two calls, and back."""

@@ -3,12 +3,10 @@
 torch lays the weights of a convolution out anew in every call. Where the maps are small and the weights many, at the
 end of a detector, this takes as long as a fifth of the convolution, in bfloat16 as long as the convolution; and an
 activation of its own is one more pass over the map. Those of a fully connected layer it takes as they lie, which are
-read at half the speed. oneDNN can do better, but torch offers it only under names that begin with an underscore (its
-own compiler uses them since torch 2.0): where they are missing, `convolve` and `connect` say so by returning None, and
-the caller does it the ordinary way.
-
-Where a processor has the instructions, layers whose result is as large as the map are faster still by kernels of our
-own, `pydet.ops.conv`.
+read at half the speed. Kernels of our own do better where a processor has the instructions, `pydet.ops.conv`; for the
+rest oneDNN does, but torch offers it only under names that begin with an underscore (its own compiler uses them since
+torch 2.0). Where there is neither, `convolve` and `connect` say so by returning None, and the caller does it the
+ordinary way.
 """
 
 from __future__ import annotations
@@ -116,7 +114,7 @@ class PackedWeight:
         if not _can(conv, activation, x):
             return None
         result = self._convolve(conv, activation, x, pools=False) if onto is None else None
-        if result is not None:
+        if result is not None or not _by_onednn(x.dtype):
             return result
         geometry = (conv.padding, conv.stride, conv.dilation, conv.groups)
         reorder = torch.ops.mkldnn._reorder_convolution_weight
@@ -142,6 +140,8 @@ class PackedWeight:
         if ours.serves(pixel, CONNECTED):
             weight = self._laid_out(linear.weight, OURS, ours.laid_out)
             return ours.conv(pixel, weight, linear.bias, len(linear.weight), CONNECTED, SLOPES[activation])[:, :, 0, 0]
+        if not _by_onednn(x.dtype):
+            return None
         # The layout for one picture does for batches too: it is faster than torch for any number.
         weight = self._laid_out(linear.weight, (), torch.ops.mkldnn._reorder_linear_weight, 1)
         return torch.ops.mkldnn._linear_pointwise(x, weight, linear.bias, *_fused(activation), "")
@@ -177,6 +177,10 @@ def _fused(activation: str) -> tuple[str, list[float]]:
     return {1.0: ("none", []), 0.0: ("relu", [])}.get(slope, ("leaky_relu", [slope]))
 
 
+def _by_onednn(dtype: torch.dtype) -> bool:
+    return available() and computes_in(dtype)
+
+
 def _geometry(conv: nn.Conv2d) -> Geometry | None:
     """None for convolutions that ours do not know."""
     size, width = conv.weight.shape[2:]
@@ -191,9 +195,7 @@ def _can(layer: nn.Conv2d | nn.Linear, activation: str, x: Tensor) -> bool:
     if not is_plain_call():  # first: a compiler lays weights out by itself, and follows nothing below
         return False
     weight, bias = layer.weight, layer.bias
-    if x.device.type != "cpu" or x.dtype not in DTYPES or activation not in SLOPES or not available():
-        return False
-    if x.dtype != weight.dtype or not computes_in(x.dtype):
+    if x.device.type != "cpu" or x.dtype not in DTYPES or activation not in SLOPES or x.dtype != weight.dtype:
         return False
     wanted = x.requires_grad or weight.requires_grad or (bias is not None and bias.requires_grad)
     if torch.is_grad_enabled() and wanted:
