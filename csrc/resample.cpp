@@ -1,5 +1,4 @@
 #include <algorithm>
-#include <array>
 #include <type_traits>
 #include <utility>
 
@@ -52,21 +51,21 @@ class Pixels {
   Pixels(const std::vector<double>& mean, const std::vector<double>& std)
       : mean_(mean.begin(), mean.end()), std_(std.begin(), std.end()) {
     if constexpr (std::is_same_v<In, uint8_t>) {
-      const size_t colours = std::max<size_t>(mean.size(), 1);
-      for (size_t c = 0; c < colours; ++c) {
-        for (int64_t v = 0; v < kByteValues; ++v) {
-          const T unit = static_cast<T>(v) / 255;
-          tables_.push_back(mean.empty() ? unit : (unit - mean_[c]) / std_[c]);
-        }
+      const PixelValues<T, T> units{nullptr, mean_or_null(), std_.data(), 0};
+      const int64_t tables = std::max<int64_t>(static_cast<int64_t>(mean.size()), 1);
+      for (int64_t c = 0; c < tables; ++c) {
+        for (int64_t v = 0; v < kByteValues; ++v) tables_.push_back(units.of(static_cast<T>(v) / 255, c));
       }
     }
   }
 
   PixelValues<In, T> values() const {
-    return {tables_.data(), mean_.empty() ? nullptr : mean_.data(), std_.data(), mean_.empty() ? 0 : kByteValues};
+    return {tables_.data(), mean_or_null(), std_.data(), mean_.empty() ? 0 : kByteValues};
   }
 
  private:
+  const T* mean_or_null() const { return mean_.empty() ? nullptr : mean_.data(); }
+
   std::vector<T> mean_, std_, tables_;
 };
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -34,7 +35,7 @@ SHAPES: list[Shape] = [
     (1040, 50, 5, 4),
 ]
 SIZES = [1, 3]
-KEEP_SIZE = {1: Geometry(1, 1, 0), 3: Geometry(3, 1, 1)}
+KEEP_SIZE = {geometry.size: geometry for geometry in ours.KEEP_SIZE}
 # Of pictures: channels, filters, height, width and geometry. Odd and even sides, bands and windows that are not full,
 # strides that leave rows over, no padding, all of it, one pixel, filters of several panels.
 Picture = tuple[int, int, int, int, Geometry]
@@ -74,6 +75,18 @@ def computed_picture(
     shape: Picture, x: Tensor, weight: Tensor, bias: Tensor | None, slope: float, pools: bool
 ) -> Tensor:
     return ours.conv(x, ours.laid_out(weight), bias, len(weight), shape[-1], slope, pools)
+
+
+def assert_same_bits(x: Tensor, compute: Callable[[Tensor], Tensor]) -> None:
+    """In any batch and with any number of threads."""
+    together, threads = compute(x), torch.get_num_threads()
+    for count in (1, 2, 3, 5):
+        torch.set_num_threads(count)
+        try:
+            assert torch.equal(compute(x), together)
+            assert torch.equal(compute(x[1:2]), together[1:2])
+        finally:
+            torch.set_num_threads(threads)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -122,18 +135,10 @@ def test_pools_what_it_would_give(shape: Shape, dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_pictures_in_any_batch_and_with_any_number_of_threads(dtype: torch.dtype) -> None:
-    threads = torch.get_num_threads()
-    for shape in PICTURES[:5]:
-        x, weight, bias = picture_case(shape, dtype, batch=3)
-        together = computed_picture(shape, x, weight, bias, 0.1, True)
-        for count in (1, 2, 5):
-            torch.set_num_threads(count)
-            try:
-                assert torch.equal(computed_picture(shape, x, weight, bias, 0.1, True), together)
-                assert torch.equal(computed_picture(shape, x[1:2], weight, bias, 0.1, True), together[1:2])
-            finally:
-                torch.set_num_threads(threads)
+@pytest.mark.parametrize("shape", PICTURES[:5], ids=str)
+def test_pictures_in_any_batch_and_with_any_number_of_threads(shape: Picture, dtype: torch.dtype) -> None:
+    x, weight, bias = picture_case(shape, dtype, batch=3)
+    assert_same_bits(x, lambda x: computed_picture(shape, x, weight, bias, 0.1, True))
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -179,19 +184,11 @@ def test_bfloat16_loses_little_more_than_its_result_does(size: int) -> None:
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("size", SIZES)
-def test_same_bits_in_any_batch_and_with_any_number_of_threads(size: int, dtype: torch.dtype) -> None:
+@pytest.mark.parametrize("shape", [(64, 192, 17, 12), (512, 256, 9, 15)], ids=str)
+def test_same_bits_in_any_batch_and_with_any_number_of_threads(shape: Shape, size: int, dtype: torch.dtype) -> None:
     """Of weights near and far, whose blocks differ."""
-    threads = torch.get_num_threads()
-    for shape in ((64, 192, 17, 12), (512, 256, 9, 15)):
-        x, weight, bias = case(shape, size, dtype, batch=3)
-        together = computed(x, weight, bias, 0.1)
-        for count in (1, 2, 3, 5):
-            torch.set_num_threads(count)
-            try:
-                assert torch.equal(computed(x, weight, bias, 0.1), together)
-                assert torch.equal(computed(x[1:2], weight, bias, 0.1), together[1:2])
-            finally:
-                torch.set_num_threads(threads)
+    x, weight, bias = case(shape, size, dtype, batch=3)
+    assert_same_bits(x, lambda x: computed(x, weight, bias, 0.1))
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

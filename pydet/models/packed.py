@@ -113,7 +113,7 @@ class PackedWeight:
         """activation(conv(x) + onto), in the memory of `onto`; None where it has to be done the ordinary way."""
         if not _can(conv, activation, x):
             return None
-        result = self._convolve(conv, activation, x, pools=False) if onto is None else None
+        result = self._convolve(conv, activation, x) if onto is None else None
         if result is not None or not _by_onednn(x.dtype):
             return result
         geometry = (conv.padding, conv.stride, conv.dilation, conv.groups)
@@ -128,9 +128,9 @@ class PackedWeight:
             onto, x, weight, conv.bias, *geometry, "add", 1.0, name, parameters, ""
         )
 
-    def convolve_and_pool(self, conv: nn.Conv2d, activation: str, x: Tensor, ceil_mode: bool) -> Tensor | None:
-        """The same, then the largest of 2 x 2 pixels; None also where only `convolve` may be able to do it."""
-        return self._convolve(conv, activation, x, True, ceil_mode) if _can(conv, activation, x) else None
+    def convolve_and_pool(self, conv: nn.Conv2d, activation: str, x: Tensor, pool: MaxPool2x2) -> Tensor | None:
+        """pool(activation(conv(x))); None also where only `convolve` may be able to do its part."""
+        return self._convolve(conv, activation, x, pool) if _can(conv, activation, x) else None
 
     def connect(self, linear: nn.Linear, activation: str, x: Tensor) -> Tensor | None:
         """activation(linear(x)) of x [B, inputs]; None where it has to be done the ordinary way."""
@@ -146,14 +146,12 @@ class PackedWeight:
         weight = self._laid_out(linear.weight, (), torch.ops.mkldnn._reorder_linear_weight, 1)
         return torch.ops.mkldnn._linear_pointwise(x, weight, linear.bias, *_fused(activation), "")
 
-    def _convolve(
-        self, conv: nn.Conv2d, activation: str, x: Tensor, pools: bool, ceil_mode: bool = True
-    ) -> Tensor | None:
+    def _convolve(self, conv: nn.Conv2d, activation: str, x: Tensor, pool: MaxPool2x2 | None = None) -> Tensor | None:
         """By our kernels, which pool an odd last row or column by itself; None where they do not serve."""
-        geometry = _geometry(conv)
+        geometry, pools = _geometry(conv), pool is not None
         if geometry is None or not ours.serves(x, geometry, pools):
             return None
-        if not ceil_mode and any(side % 2 for side in geometry.sides(x)):
+        if pool is not None and not pool.ceil_mode and any(side % 2 for side in geometry.sides(x)):
             return None
         weight = self._laid_out(conv.weight, OURS, ours.laid_out)
         return ours.conv(x, weight, conv.bias, len(conv.weight), geometry, SLOPES[activation], pools)
@@ -227,7 +225,7 @@ class PackedConv2d(nn.Conv2d):
     def forward(self, input: Tensor) -> Tensor:
         if self.pool is None:
             return self._forward(input)
-        result = self.packed.convolve_and_pool(self, self.activation, input, self.pool.ceil_mode)
+        result = self.packed.convolve_and_pool(self, self.activation, input, self.pool)
         return self.pool(self._forward(input)) if result is None else result
 
     def _forward(self, x: Tensor) -> Tensor:

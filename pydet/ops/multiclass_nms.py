@@ -70,7 +70,7 @@ def multiclass_nms_by_class(
         class_top_k: how many of each class; which of equal scores are among them is open.
     """
     wants_gradient = torch.is_grad_enabled() and (boxes.requires_grad or scores.requires_grad)
-    if is_plain_call() and not wants_gradient and scores.device.type == "cpu" and has_internal(BY_CLASS, scores.device):
+    if is_plain_call() and not wants_gradient and has_internal(BY_CLASS, scores.device):
         by_class = torch.ops.pydet._multiclass_nms_by_class
         found = by_class(boxes, scores, score_threshold, iou_threshold, max_per_image, class_top_k)
     else:

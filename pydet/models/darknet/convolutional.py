@@ -106,7 +106,7 @@ class Convolutional(Layer):
     def forward(self, x: Tensor) -> Tensor:
         if self.pool is None:
             return self._forward(x)
-        result = self.packed.convolve_and_pool(self.conv, self.activation, x, self.pool.ceil_mode)
+        result = self.packed.convolve_and_pool(self.conv, self.activation, x, self.pool)
         return self.pool(self._forward(x)) if result is None else result
 
     def _forward(self, x: Tensor) -> Tensor:
