@@ -5,10 +5,14 @@ from __future__ import annotations
 import argparse
 import io
 import os
+import signal
 import sys
+import threading
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 
 from pydet import __version__
 from pydet.commands import anchors, convert, detect, evaluate, export, info, models, train
@@ -33,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.print_help()
         return NOT_STARTED
     try:
-        with keep_freed_memory():
+        with keep_freed_memory(), _interruptible():
             code: int = options.run(options)
         sys.stdout.flush()
         return code
@@ -54,6 +58,34 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         say("out of GPU memory; a smaller --batch-size or --size needs less")
         return NOT_STARTED
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Ctrl-C ends in KeyboardInterrupt also where a library made an error of its own of it.
+
+    torch does, while safetensors reads: ValueError "could not determine the shape of object type".
+    """
+    if signal.getsignal(signal.SIGINT) is not signal.default_int_handler or (
+        threading.current_thread() is not threading.main_thread()
+    ):
+        yield  # who has called us treats it, or nobody: a job in the background ignores it
+        return
+    asked = threading.Event()
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        asked.set()
+        signal.default_int_handler(number, frame)
+
+    signal.signal(signal.SIGINT, ask)
+    try:
+        yield
+    except Exception as error:
+        if not asked.is_set() or isinstance(error, BrokenPipeError):
+            raise
+        raise KeyboardInterrupt from error
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _parser() -> argparse.ArgumentParser:

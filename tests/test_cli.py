@@ -393,6 +393,31 @@ def test_ctrl_c_while_it_is_being_imported() -> None:
     assert (done.returncode, done.stderr) == (130, "pydet: interrupted\n")
 
 
+@pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
+@pytest.mark.parametrize("sent", [True, False])
+def test_ctrl_c_of_which_torch_makes_an_error(sent: bool, dog: Path) -> None:
+    """Reading weights, torch asks for the first byte of a storage and hides whatever error comes of that."""
+    lines = [
+        "import os, signal, sys, torch",
+        "from pydet.__main__ import run",
+        "signal.signal(signal.SIGINT, signal.default_int_handler)",
+        "get = torch.UntypedStorage.__getitem__",
+        "def first_byte(self, index):",
+        "    if isinstance(index, slice): return get(self, index)",
+        f"    if {sent}: os.kill(os.getpid(), signal.SIGINT)",
+        "    raise IndexError",
+        "torch.UntypedStorage.__getitem__ = first_byte",
+        "sys.argv[1:] = ['detect', 'dog.jpg']",
+        "sys.exit(run())",
+    ]
+    done = subprocess.run([sys.executable, "-c", "\n".join(lines)], capture_output=True, text=True)
+    if sent:
+        assert (done.returncode, done.stderr) == (130, "pydet: interrupted\n")
+    else:
+        assert done.returncode == 2
+        assert "could not determine the shape of object type" in done.stderr
+
+
 @pytest.mark.skipif(os.name == "nt", reason="POSIX pipes")
 def test_a_reader_that_goes_away(dog: Path) -> None:
     done = subprocess.run(
