@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import gc
 import os
 import re
 from collections.abc import Iterator
@@ -103,8 +104,27 @@ def processes(device: str) -> Iterator[Processes]:
     if world == 1:
         yield Processes(device=device)
         return
-    dist.init_process_group("gloo" if device == "cpu" else "nccl", timeout=_PATIENCE)
-    try:
+    with process_group("gloo" if device == "cpu" else "nccl"):
         yield Processes(dist.get_rank(), world, device)
+
+
+@contextmanager
+def process_group(backend: str, **meeting: Any) -> Iterator[None]:
+    """torch's default group, which takes its threads with it.
+
+    Where one of gloo's lets go of a tensor while Python ends, torch aborts the process ("terminate called without an
+    active exception").
+
+    Args:
+        backend: "gloo" or "nccl".
+        meeting: where the processes meet, as `torch.distributed.init_process_group` takes it; `torchrun` says it.
+    """
+    # Its functions have the group as a default argument, and keep for good what is there when they are imported.
+    import torch.distributed.nn.functional  # noqa: F401
+
+    dist.init_process_group(backend, timeout=_PATIENCE, **meeting)
+    try:
+        yield
     finally:
+        gc.collect()  # DistributedDataParallel keeps the group, too
         dist.destroy_process_group()

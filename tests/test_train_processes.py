@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 import torch
-import torch.distributed as dist
 import torch.multiprocessing
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from training_cases import arguments, small_settings, start
 
 from pydet.data import Batch
@@ -18,7 +18,7 @@ from pydet.losses import Targets, ssd_loss
 from pydet.models import RetinaNet
 from pydet.models.checkpoint import load_checkpoint
 from pydet.models.darknet.convolutional import BatchNorm
-from pydet.processes import Processes
+from pydet.processes import Processes, process_group
 from pydet.training import Settings
 from pydet.training.batch_norm import SharedBatchNorm, share_batch_norms
 from pydet.training.log import read_table
@@ -75,9 +75,22 @@ def in_two_processes(function: Any, tmp_path: Path, *more: Any) -> list[Any]:
 
 def _meet(rank: int, function: Any, folder: str, more: tuple[Any, ...]) -> None:
     os.environ |= {"OMP_NUM_THREADS": "1"}
-    dist.init_process_group("gloo", f"file://{folder}/meeting", rank=rank, world_size=2)
-    torch.save(function(rank, *more), f"{folder}/{rank}.pt")
-    dist.destroy_process_group()
+    with process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2):
+        torch.save(function(rank, *more), f"{folder}/{rank}.pt")
+    tasks = Path("/proc/self/task")  # of Linux
+    names = [name.read_text() for name in tasks.glob("*/comm")]
+    assert not [name for name in names if "gloo" in name], names
+
+
+def _cycle(rank: int) -> dict[str, Tensor]:
+    held: list[Any] = [DistributedDataParallel(nn.Linear(2, 2))]
+    held.append(held)
+    return {}
+
+
+def test_threads_end_with_the_group(tmp_path: Path) -> None:
+    """Of what holds the group, some waits for the garbage collector."""
+    assert in_two_processes(_cycle, tmp_path) == [{}, {}]
 
 
 def normed(norm: nn.Module, x: Tensor, weights: Tensor) -> dict[str, Tensor]:
