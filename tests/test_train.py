@@ -227,6 +227,14 @@ def test_fine_tuning_is_for_weights_that_find_something() -> None:
         assert (scratch.schedule, scratch.batch_size, scratch.augmentation) == ("steps", 64, "paper")
 
 
+def test_another_batch_takes_no_more_memory() -> None:
+    """yolov3.cfg has 16 parts of 4 pictures."""
+    for batch_size, number in ((8, 2), (4, 1), (3, 1), (6, 2), (7, 7), (100, 25), (64, 16), (1, 1)):
+        assert settings_from({"model": "yolov3", "batch_size": batch_size}, None, []).parts == number
+    assert settings_from({"model": "yolov3", "batch_size": 8, "parts": 8}, None, []).parts == 8
+    assert settings_from({"model": "yolov3-tiny", "batch_size": 16}, None, []).parts == 1  # as it is in fine-tuning
+
+
 def test_options_win_over_the_file_over_the_defaults(tmp_path: Path) -> None:
     path = tmp_path / "my.toml"
     path.write_text('epochs = 7\nbatch_size = 16\naugmentation = "flip"\nsteps = [1, 0.5]\nscales = [0.5, 1]\n')

@@ -25,6 +25,7 @@ By several processes: torchrun --nproc-per-node N -m pydet train ..."""
 
 _DATA = "data set: COCO JSON, VOC, YOLO or Darknet files, as pydet evaluate takes it"
 _WEIGHTS = "start from these weights (.safetensors, .weights, .pth), or none (default: those of pydet, if any)"
+_CFG = "Darknet .cfg of your own model, instead of MODEL; one with max_batches is trained as it says"
 _CONFIG = "TOML file of settings; such as settings.toml of a run; options given here win"
 _SET = "any other setting, such as momentum=0.95 or schedule=cosine"
 _PARTS = "forward and backward passes of an update: less memory"
@@ -56,7 +57,7 @@ def add(commands: Any) -> None:
     model = parser.add_argument_group("model")
     model.add_argument("--weights", metavar="FILE", help=_WEIGHTS)
     model.add_argument("--backbone-only", action="store_const", const=True, help="take only the backbone from them")
-    model.add_argument("--cfg", metavar="FILE", help="Darknet .cfg of your own model, instead of MODEL")
+    model.add_argument("--cfg", metavar="FILE", help=_CFG)
     model.add_argument("--size", type=int, metavar="N", help="longer side of the network's input in pixels")
     updates = parser.add_argument_group("updates")
     updates.add_argument("--batch-size", type=int, metavar="N", help="pictures of an update, of all processes together")
@@ -101,20 +102,29 @@ def _trained(options: argparse.Namespace) -> Result:
 
 
 def settings_from(given: dict[str, Any], config: str | Path | None, pairs: list[str]) -> Settings:
-    """Settings of the command line, on those of a file, on the detector's defaults."""
+    """Settings of the command line, on those of a file, on those of a cfg of one's own or the detector's defaults."""
     from pydet.models.registry import find
     from pydet.training import Settings, defaults, read_settings
-    from pydet.training.settings import check_names
+    from pydet.training.cfg import settings_of_cfg
+    from pydet.training.settings import check_names, parts_of
     from pydet.training.start import read_source, start_weights
 
-    values = (read_settings(config) if config else {}) | _pairs(pairs) | given
+    values: dict[str, Any] = {}
+    for more in (read_settings(config) if config else {}, _pairs(pairs) | given):
+        # Who names epochs means them, whatever was said of updates before.
+        values |= ({"updates": 0} if "epochs" in more else {}) | more
     check_names(values, "train")
     wanted = Settings(**values)
     if not wanted.cfg:
         find(wanted.model)
     path = start_weights(wanted)
     fine_tuning = path is not None and not wanted.backbone_only and bool(read_source(path, wanted).class_names)
-    return Settings(**defaults("" if wanted.cfg else wanted.model, fine_tuning) | values)
+    found = settings_of_cfg(wanted.cfg) if wanted.cfg else {}
+    if not found:
+        found = defaults("" if wanted.cfg else wanted.model, fine_tuning)
+    if "batch_size" in values and found["parts"] > 1:  # a part has no more pictures, and takes no more memory
+        found["parts"] = parts_of(wanted.batch_size, max(found["batch_size"] // found["parts"], 1))
+    return Settings(**found | values)
 
 
 def _pairs(pairs: list[str]) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Training: `train(Settings(...))` is what `pydet train` does, and `resume` goes on with it; and its parts."""
 
+from pydet.training.cfg import settings_of_cfg
 from pydet.training.checkpoint import CheckpointError
 from pydet.training.loop import NotFinite
 from pydet.training.schedule import DarknetLR, Policy
@@ -19,5 +20,6 @@ __all__ = [
     "defaults",
     "read_settings",
     "resume",
+    "settings_of_cfg",
     "train",
 ]

@@ -41,7 +41,7 @@ class Cosine:
 
 def rates_of(settings: Settings, updates: int) -> Rates:
     """The learning rates of a training of so many updates."""
-    warmup = min(settings.warmup, updates // 10)
+    warmup = settings.warmup if settings.updates else min(settings.warmup, updates // 10)
     if settings.schedule == "cosine":
         return Cosine(settings.learning_rate, updates, warmup, settings.warmup_power, settings.final_rate)
     listed = settings.schedule == "steps" and bool(settings.steps)

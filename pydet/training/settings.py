@@ -31,7 +31,8 @@ class Settings:
 
     Attributes:
         model: of `pydet models`.
-        cfg: a Darknet cfg of one's own, instead of `model`.
+        cfg: a Darknet cfg of one's own, instead of `model`. The command takes its training, too, from a [net] section
+            with max_batches.
         data: the data set: a file or folder that `load_dataset` knows.
         images: the folder of its pictures, where that cannot be guessed.
         labelled: a folder with a folder of pictures for each class, which have no boxes: YOLO9000's joint training.
@@ -42,6 +43,7 @@ class Settings:
             random numbers, or a file.
         backbone_only: take only the backbone from these weights.
         epochs: how often every picture is seen.
+        updates: how many there are, instead of `epochs`; 0: as many as these make.
         batch_size: pictures of an update, of all processes together.
         parts: so many forward and backward passes make an update: less memory, the same gradient (except for batch
             normalisation, and for what SSD divides by).
@@ -53,7 +55,8 @@ class Settings:
         schedule: of the learning rate. "steps": times the scales from these parts of all updates on; "cosine": down to
             `final_rate` of it; "constant".
         steps, scales, final_rate: see there.
-        warmup: updates before which the rate is learning_rate (n / warmup)^warmup_power; at most a tenth of all.
+        warmup: updates before which the rate is learning_rate (n / warmup)^warmup_power; at most a tenth of all, where
+            `epochs` say how many these are.
         clip: largest norm of the gradient; 0: no limit.
         ema: how much of the average of the weights stays at each update; 0: no average. It is what is measured and
             kept.
@@ -81,6 +84,7 @@ class Settings:
     weights: str = "auto"
     backbone_only: bool = False
     epochs: int = 100
+    updates: int = 0
     batch_size: int = 64
     parts: int = 1
     size: int = 0
@@ -132,6 +136,7 @@ _POSITIVE: tuple[Callable[[Any], bool], str] = (lambda value: value > 0), "great
 _FRACTION: tuple[Callable[[Any], bool], str] = (lambda value: 0 <= value < 1), "in 0..1, below 1"
 _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "epochs": _least(1),
+    "updates": _least(0),
     "batch_size": _least(1),
     "parts": _least(1),
     "size": _least(0),
@@ -226,7 +231,7 @@ def defaults(model: str, fine_tuning: bool) -> dict[str, Any]:
     """What is set for a detector where the user says nothing: its paper's training, or one for weights that are good.
 
     Args:
-        model: of `pydet models`; "" for a cfg of one's own, which is taken for a YOLOv3.
+        model: of `pydet models`; "" for a cfg of one's own that says nothing of training: it is taken for a YOLOv3.
         fine_tuning: whether training starts from a detector's weights, head and all.
     """
     kin = next((name for name in _PAPERS if model.startswith(name)), "yolov3")
@@ -234,6 +239,11 @@ def defaults(model: str, fine_tuning: bool) -> dict[str, Any]:
     if fine_tuning:
         found |= _FINE_TUNING | ({"augmentation": "mild"} if kin.startswith("yolo") else {})
     return found
+
+
+def parts_of(batch_size: int, most: int) -> int:
+    """The fewest parts of equally many pictures, of at most so many each."""
+    return next(n for n in range(1, batch_size + 1) if batch_size % n == 0 and batch_size // n <= most)
 
 
 def read_settings(path: str | Path) -> dict[str, Any]:

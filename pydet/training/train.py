@@ -21,6 +21,7 @@ from pydet.models.registry import TorchvisionDefinition, find
 from pydet.processes import Processes, processes
 from pydet.training import checkpoint
 from pydet.training.batches import fingerprint, input_size
+from pydet.training.cfg import unread
 from pydet.training.checkpoint import Checkpoint, CheckpointError
 from pydet.training.loading import loader, read_data
 from pydet.training.log import Log
@@ -128,7 +129,8 @@ class _Run:
         if kept is not None and kept.fingerprint != fingerprint(self.data.train):
             raise CheckpointError(f"{folder}: the data is no longer what this training began with: {settings.data}")
         self.length = len(self.data.train)
-        self.updates = math.ceil(settings.epochs * self.length / settings.batch_size)
+        self.updates = settings.updates or math.ceil(settings.epochs * self.length / settings.batch_size)
+        self.epochs = self.updates * settings.batch_size / self.length if settings.updates else settings.epochs
         self.log: Log | None = None
 
     def go(self) -> Result:
@@ -219,8 +221,8 @@ class _Run:
 
     def _measured_after(self) -> set[int]:
         """The updates after which the val split is measured: the ends of some epochs, and the last one."""
-        every = self.settings.evaluate_every or max(round(self.settings.epochs / 5), 1)
-        epochs = range(every, self.settings.epochs, every)
+        every = self.settings.evaluate_every or max(round(self.epochs / 5), 1)
+        epochs = range(every, math.ceil(self.epochs), every)
         return {math.ceil(epoch * self.length / self.settings.batch_size) for epoch in epochs} | {self.updates}
 
     def _measure(self, loop: Loop, number: int) -> None:
@@ -280,8 +282,10 @@ class _Run:
         where = f"{self.group.device} x {self.group.world}"
         self._say(
             f"{settings.cfg or settings.model} at {size}, {kind}, {where}: updates {loop.done + 1} to {self.updates} "
-            f"of {settings.batch_size} pictures, {settings.epochs} epochs; everything goes to {self.folder}"
+            f"of {settings.batch_size} pictures, {self.epochs:.4g} epochs; everything goes to {self.folder}"
         )
+        if settings.cfg and isinstance(network, Darknet) and (idle := unread(network.sections)):
+            self._say(f"{settings.cfg}: read by other programs only, and changes nothing here: {', '.join(idle)}")
 
     def _write_settings(self) -> None:
         with whole_file(self.folder / SETTINGS) as temporary:
