@@ -112,8 +112,9 @@ def test_the_pictures_of_the_part_that_went_wrong(tmp_path: Path, monkeypatch: p
     assert "inf" in str(error.value)
 
 
-def test_the_gradient_that_is_no_number(tmp_path: Path) -> None:
-    settings = small_settings(tmp_path)
+@pytest.mark.parametrize("clip", [10.0, 0.0])
+def test_the_gradient_that_is_no_number(clip: float, tmp_path: Path) -> None:
+    settings = small_settings(tmp_path, clip=clip)
     network = Darknet(small_sections(), class_names=["a", "b", "c"])
     loop = Loop(network, settings, 10, Processes())
     batch = make_batch(2)

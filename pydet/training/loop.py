@@ -99,15 +99,17 @@ class Loop:
             group["lr"] = rate
         self.optimizer.zero_grad(set_to_none=True)
         terms, losses = self._gradients(batch)
-        told = [*terms.values(), torch.tensor(float(stop), device=self.group.device)]
-        *values, stops = (self.group.sum(torch.stack(told)) / self.group.world).tolist()
+        gradients = [p.grad for p in self.network.parameters() if p.grad is not None]
+        norm = nn.utils.get_total_norm(gradients)  # the same in all processes
+        told = [*terms.values(), torch.tensor(float(stop), device=self.group.device), norm]
+        *values, stops, length = (self.group.sum(torch.stack(told)) / self.group.world).tolist()
         if not math.isfinite(sum(values)):
             bad = [piece for piece, loss in losses if not bool(loss.isfinite().all())]
             self._complain(dict(zip(terms, values, strict=True)), bad)
+        if not math.isfinite(length):
+            self._complain({"norm of the gradient": length}, [batch])
         if self.settings.clip:
-            norm = nn.utils.clip_grad_norm_(self.network.parameters(), self.settings.clip)
-            if not math.isfinite(float(norm)):
-                self._complain({"norm of the gradient": float(norm)}, [batch])
+            nn.utils.clip_grads_with_norm_(self.network.parameters(), self.settings.clip, norm)
         self.optimizer.step()
         self.done += 1
         self.average.update(self.network, self.done)
