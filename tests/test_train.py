@@ -239,9 +239,11 @@ def test_another_batch_takes_no_more_memory() -> None:
 def test_options_win_over_the_file_over_the_defaults(tmp_path: Path) -> None:
     path = tmp_path / "my.toml"
     path.write_text('epochs = 7\nbatch_size = 16\naugmentation = "flip"\nsteps = [1, 0.5]\nscales = [0.5, 1]\n')
-    settings = settings_from({"batch_size": 4, "model": "yolov3-tiny"}, path, ["momentum=0.5", "data=some where"])
+    pairs = ["momentum=.5", "clip=10.", "data=some where"]
+    settings = settings_from({"batch_size": 4, "model": "yolov3-tiny"}, path, pairs)
     assert (settings.epochs, settings.batch_size, settings.augmentation) == (7, 4, "flip")
-    assert (settings.momentum, settings.data, settings.steps) == (0.5, "some where", (1.0, 0.5))
+    assert (settings.momentum, settings.clip) == (0.5, 10.0)
+    assert (settings.data, settings.steps) == ("some where", (1.0, 0.5))
     assert settings.ema == 0.998
     path.write_text(as_toml(settings))
     assert settings_from({}, path, []) == settings

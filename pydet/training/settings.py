@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import json
+import re
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -273,7 +274,9 @@ def as_toml(settings: Settings) -> str:
 
 
 def parse_toml(value: str) -> Any:
-    """A value as TOML has it; what is none there is a text."""
+    """A value as TOML has it, and .5 and 5., which it has not; what is none there is a text."""
+    if re.fullmatch(r"[+-]?(\.\d+|\d+\.)", value):
+        return float(value)
     try:
         return tomllib.loads(f"value = {value}")["value"]
     except (ValueError, RecursionError):
