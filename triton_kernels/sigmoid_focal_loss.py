@@ -122,7 +122,7 @@ def sigmoid_focal_loss_kernel(  # type: ignore[no-untyped-def]
         place = (begin % num_classes).to(tl.int32) + tl.arange(0, BLOCK)
         label = tl.load(targets + begin // num_classes + place // num_classes, mask=inside, other=-1)
         loss, gradient = focal_of_class(x, label == place % num_classes, ALPHA, GAMMA)
-        counts = label >= 0
+        counts = inside & (label >= 0)  # what is read beside them is no -1 where classes have no sign
     else:
         t = tl.load(targets + offset, mask=inside, other=0).to(COMPUTE)
         loss, gradient = focal_of_label(x, t, ALPHA, GAMMA)

@@ -23,7 +23,7 @@ namespace pydet {
 
 inline cudaStream_t current_stream(const Tensor& t) {
   void* stream = nullptr;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(t.get_device_index(), &stream));
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(t.get_device_index(), &stream));
   return static_cast<cudaStream_t>(stream);
 }
 
@@ -46,10 +46,11 @@ inline int multiprocessors() {
   T* const name = reinterpret_cast<T*>(pydet_dynamic_shared)
 
 // launch(kernel, grid, block, shared bytes, stream, arguments...): the one way kernels are started. Every GPU has 64
-// KiB of dynamic shared memory for a block; more than 48 must be asked for.
+// KiB of shared memory for a block; more than 48 must be asked for, with what is static in the kernel.
 template <typename... Params, typename... Args>
 inline void launch(void (*kernel)(Params...), dim3 grid, dim3 block, size_t shared, cudaStream_t stream, Args... args) {
-  if (shared > size_t{48} << 10) {
+  constexpr size_t kMostStatic = size_t{16} << 10;  // where there is dynamic memory, too
+  if (shared + kMostStatic > size_t{48} << 10) {
     PYDET_CUDA_CHECK(
         cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared)));
   }

@@ -140,6 +140,7 @@ __global__ void __launch_bounds__(kScanBlock, 1) count_scores_kernel(Selection<T
   if (threadIdx.x == 0) is_last = atomicInc(&state.tickets, s.parts - 1) == s.parts - 1;
   __syncthreads();
   if (!is_last) return;
+  __threadfence();  // what the other blocks have added is read from here on
   divide(state, of_image, s.wanted, s.room);
 }
 

@@ -56,7 +56,8 @@ FocalOutputs sigmoid_focal_as(FocalWanted wanted, const Tensor* grad, const Tens
   const ScalarType type = inputs.scalar_type();
   const int64_t numel = inputs.numel();
   const bool classes = is_integral(targets.scalar_type()), reduced = reduction != Reduction::none;
-  const bool mean = reduction == Reduction::mean, narrow = targets.scalar_type() == type;
+  const bool mean = reduction == Reduction::mean;
+  const bool narrow = std::is_same_v<T, In> || targets.scalar_type() == type;  // of labels: in the type of logits
   FocalOutputs outputs = new_focal_outputs(wanted, reduced ? std::vector<int64_t>{} : shape_vector(inputs), inputs);
   if (numel == 0 && (!reduced || wanted == FocalWanted::gradient)) return outputs;
   const cudaStream_t stream = current_stream(inputs);

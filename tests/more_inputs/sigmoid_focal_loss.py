@@ -1,4 +1,4 @@
-"""Classes, few and many, ignored rows; reductions; every power; wide labels; logits that begin anywhere."""
+"""Classes, few and many, ignored rows; reductions; every power; labels of other types; logits that begin anywhere."""
 
 from __future__ import annotations
 
@@ -18,7 +18,10 @@ def inputs(n: int, dtype: torch.dtype) -> list[tuple[Any, ...]]:
     logits, targets = of_classes(n, 7)
     labels = torch.nn.functional.one_hot(targets.clamp(min=0).long(), 8)[:, :7].float()
     found.append((unaligned(logits).to(dtype), labels.to(dtype), 0.25, 2.0, "sum"))
-    found.append((logits.bfloat16(), labels * 0.9 + 0.05, 0.25, 1.5, "mean"))
+    soft = labels * 0.9 + 0.05
+    found.append((logits.bfloat16(), soft, 0.25, 1.5, "mean"))
+    found += [(logits.to(dtype), soft.to(other), 0.25, 2.0, "sum") for other in (torch.float16, torch.float64)]
+    found.append((logits.to(dtype), targets.clamp(min=0).to(torch.uint8), 0.25, 2.0, "sum"))
     return found
 
 
