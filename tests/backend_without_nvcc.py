@@ -12,7 +12,8 @@ from typing import Any
 
 import torch
 
-torch.cuda.is_available = lambda: True  # before pydet chooses
+count = torch.cuda.device_count
+torch.cuda.device_count = lambda: 1  # before pydet chooses
 torch.version.cuda = None  # and its CUDA library, where this build has one, stays out
 
 from op_cases import OP_CASES  # noqa: E402
@@ -20,6 +21,8 @@ from op_checks import assert_close  # noqa: E402
 
 from pydet import ops  # noqa: E402
 from pydet.info import info  # noqa: E402
+
+torch.cuda.device_count = count  # `info` asks for their names
 
 CUDA = torch._C.DispatchKeySet(torch._C.DispatchKey.CUDA)
 

@@ -17,3 +17,14 @@ def test_ops_import_nothing_that_torch_has_not_imported() -> None:
     own = {name for name in packages if name.split(".")[0] == "pydet"}
     assert own <= {"pydet", "pydet.ops", "pydet.reference", "pydet._library"}
     assert packages - own == set()
+
+
+def test_ops_do_not_start_cuda() -> None:
+    """On a GPU: a test of tests/test_gpu.py. Here: nothing is called that would."""
+    code = (
+        "import torch\n"
+        "def start(*args): raise AssertionError('CUDA is started')\n"
+        "torch.cuda.is_available = torch.cuda.init = torch.cuda._lazy_init = start\n"
+        "import pydet.ops"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)

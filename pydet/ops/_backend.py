@@ -145,12 +145,13 @@ def _apply(backend: Backend) -> None:
 
 def _serve_cuda_without_kernels() -> _Override | None:
     """On a GPU whose build lacks an operator: Triton's, else the reference with one warning. Called once, on import."""
-    if not torch.cuda.is_available():
+    missing = [name for name in OPERATORS if not _has_kernel(name, "CUDA")]
+    # Not asked without need, and not by is_available(), which starts CUDA: CUDA_VISIBLE_DEVICES can then no longer be
+    # set, and a process that is forked has no GPU.
+    if not missing or torch.cuda.device_count() == 0:
         return None
     override = _Override()
-    for name in OPERATORS:
-        if _has_kernel(name, "CUDA"):
-            continue
+    for name in missing:
         why = _library.CUDA_MISSING_BECAUSE or "it has no CUDA kernel yet"
         launcher = _triton_operator(name)
         _fallbacks[name] = ("triton" if launcher else "reference", why)
