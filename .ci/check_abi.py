@@ -21,8 +21,9 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 STABLE_HEADERS = ("library", "ops", "tensor", "accelerator")
 SYSTEM_SYMBOL = re.compile(r"@+(GLIBC|GLIBCXX|CXXABI|GCC)_")
-# Weak and put in by the toolchain itself: used where they are there.
-TOOLCHAIN_HOOKS = {"_ITM_deregisterTMCloneTable", "_ITM_registerTMCloneTable", "__gmon_start__", "__cxa_finalize"}
+# Weak: used where they are there. Hooks of the toolchain, and what torch has had since 2.13 (csrc/torch_errors.h).
+WEAK = {"_ITM_deregisterTMCloneTable", "_ITM_registerTMCloneTable", "__gmon_start__", "__cxa_finalize"}
+WEAK |= {"torch_exception_get_what_without_backtrace"}
 LIBRARIES = re.compile(r"lib(torch|torch_cpu|stdc\+\+|gcc_s|c|m|dl|rt|pthread)\.so|ld-linux")
 
 
@@ -54,11 +55,11 @@ def stable_functions(cuda: bool) -> set[str]:
 
 def complaints(library: Path) -> list[str]:
     """What is wrong with one library, a sentence each."""
-    allowed = stable_functions(cuda="_cuda" in library.name) | TOOLCHAIN_HOOKS
+    allowed = stable_functions(cuda="_cuda" in library.name)
     found = []
     for line in run("nm", "-D", "--undefined-only", str(library)).splitlines():
-        symbol = line.split()[-1]
-        if SYSTEM_SYMBOL.search(symbol) or symbol in allowed:
+        kind, symbol = line.split()[-2:]
+        if SYSTEM_SYMBOL.search(symbol) or symbol in allowed or (kind == "w" and symbol in WEAK):
             continue
         python = "the Python API" if re.match(r"_?Py", symbol) else "neither torch's stable ABI nor the system's"
         found.append(f"uses {run('c++filt', symbol).strip()}, which is {python}")

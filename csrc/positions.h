@@ -77,7 +77,7 @@ inline Tensor new_alike(const Tensor& like, ScalarType type) {
   std::array<StableIValue, 6> stack{from(like),         from(std::optional<ScalarType>(type)),
                                     from(std::nullopt), from(std::nullopt),
                                     from(std::nullopt), from(std::nullopt)};
-  STABLE_TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("aten::empty_like", "", stack.data(), TORCH_ABI_VERSION));
+  TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("aten::empty_like", "", stack.data(), TORCH_ABI_VERSION));
   Tensor out = torch::stable::detail::to<Tensor>(stack[0]);
   if (out.is_cpu()) prefer_huge_pages(out.data_ptr(), out.numel() * static_cast<int64_t>(out.element_size()));
   return out;

@@ -1,6 +1,8 @@
 // What every operator needs of torch's stable ABI: errors with values in them, and dispatch over dtypes.
 #pragma once
 
+#include "torch_errors.h"
+
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
@@ -79,12 +81,18 @@ inline void prefer_huge_pages(void* data, int64_t bytes) {
 inline Tensor new_strided(const Tensor& like, const std::vector<int64_t>& shape, const std::vector<int64_t>& strides,
                           ScalarType type) {
   int32_t device_type = 0;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(like.get(), &device_type));
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(like.get(), &device_type));
   AtenTensorHandle handle = nullptr;
-  STABLE_TORCH_ERROR_CODE_CHECK(
+  const AOTITorchError failed =
       aoti_torch_empty_strided(static_cast<int64_t>(shape.size()), shape.data(), strides.data(),
                                torch::stable::detail::to<int32_t>(torch::stable::detail::from(type)), device_type,
-                               like.get_device_index(), &handle));
+                               like.get_device_index(), &handle);
+  if (failed) {
+    // Without torch's own words the beginning of them, by which programs know that they may try again with less.
+    throw_torch_error(
+        std::string(device_type == aoti_torch_device_type_cpu() ? "can't allocate memory: " : "CUDA out of memory. ") +
+        "There is no room for " + list_of(shape) + " of " + torch::headeronly::toString(type));
+  }
   Tensor out(handle);
   if (out.is_cpu()) prefer_huge_pages(out.data_ptr(), out.numel() * static_cast<int64_t>(out.element_size()));
   return out;
@@ -94,6 +102,13 @@ inline Tensor new_dense(const Tensor& like, const std::vector<int64_t>& shape, S
   std::vector<int64_t> strides(shape.size(), 1);
   for (size_t d = shape.size(); d-- > 1;) strides[d - 1] = strides[d] * std::max<int64_t>(shape[d], 1);
   return new_strided(like, shape, strides, type);
+}
+
+// The one number of a tensor. On a GPU the host waits for it, and what a kernel did wrong before is told here.
+inline int64_t waited_for(const Tensor& number) {
+  int64_t value = 0;
+  TORCH_ERROR_CODE_CHECK(aoti_torch_item_int64(number.get(), &value));
+  return value;
 }
 
 // Strides of [B, C, H, W] whose channels are adjacent.
@@ -143,10 +158,10 @@ struct torch::stable::detail::ToImpl<pydet::Text> {
     const auto handle = torch::stable::detail::to<StringHandle>(value);
     size_t length = 0;
     const char* data = nullptr;
-    STABLE_TORCH_ERROR_CODE_CHECK(torch_string_length(handle, &length));
-    STABLE_TORCH_ERROR_CODE_CHECK(torch_string_c_str(handle, &data));
+    TORCH_ERROR_CODE_CHECK(torch_string_length(handle, &length));
+    TORCH_ERROR_CODE_CHECK(torch_string_c_str(handle, &data));
     pydet::Text text(data, length);
-    STABLE_TORCH_ERROR_CODE_CHECK(torch_delete_string(handle));
+    TORCH_ERROR_CODE_CHECK(torch_delete_string(handle));
     return text;
   }
 };

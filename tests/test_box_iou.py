@@ -406,3 +406,10 @@ def test_kin_messages(function: Callable[..., Tensor]) -> None:
         function(A[None], B)
     with pytest.raises(RuntimeError, match=rf"{name}: boxes2 must be a floating or integer tensor, got Bool"):
         function(A, B.bool())
+
+
+def test_a_result_that_no_memory_has_room_for() -> None:
+    """In the words of torch, by which programs know that they may try again with less. 2^47 bytes have no addresses."""
+    boxes = torch.zeros(6_000_000, 4)
+    with pytest.raises(RuntimeError, match="can't allocate memory"):
+        box_iou(boxes, boxes)

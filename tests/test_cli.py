@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -391,6 +392,24 @@ def test_ctrl_c_while_it_is_being_imported() -> None:
     ]
     done = subprocess.run([sys.executable, "-c", "\n".join(lines)], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (130, "pydet: interrupted\n")
+
+
+@pytest.mark.parametrize(
+    "words", ["CUDA out of memory. Tried to allocate 20 GiB", "DefaultCPUAllocator: can't allocate memory", "odd"]
+)
+def test_out_of_memory(
+    words: str, dog: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def load(*args: Any) -> Any:
+        raise RuntimeError(words)
+
+    monkeypatch.setattr("pydet.commands.detect.load_model", load)
+    if words == "odd":
+        with pytest.raises(RuntimeError, match="odd"):
+            main(["detect", str(dog)])
+    else:
+        assert main(["detect", str(dog)]) == 2
+        assert capsys.readouterr().err == "pydet: out of memory; a smaller --batch-size or --size needs less\n"
 
 
 @pytest.mark.skipif(os.name == "nt", reason="POSIX signals")

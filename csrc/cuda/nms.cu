@@ -101,8 +101,7 @@ Tensor nms_as(const Tensor& boxes, const Tensor& scores, const std::optional<Ten
   memory.suppress(ranked, problem, rule, stream);
   launch(count_kept_kernel, dim3(static_cast<unsigned>(blocks)), dim3(kWriters), 0, stream, memory.boxes.states, n,
          of_blocks.mutable_data_ptr<int>(), total_data);
-  int64_t kept = 0;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_item_int64(total.get(), &kept));  // waits for the device
+  const int64_t kept = waited_for(total);
   Tensor out = new_dense(boxes, {kept}, ScalarType::Long);
   if (kept == 0) return out;
   launch(write_kept_kernel, dim3(static_cast<unsigned>(blocks)), dim3(kWriters), 0, stream, memory.boxes.states, order,

@@ -133,8 +133,7 @@ std::tuple<Tensor, Tensor> soft_nms_as(const Tensor& boxes, const Tensor& scores
       method, n, current_stream(boxes), reinterpret_cast<const Box<T>*>(dense_boxes.template const_data_ptr<T>()),
       dense_scores.template const_data_ptr<T>(), static_cast<unsigned>(n), rule, left,
       dets.template mutable_data_ptr<T>(), inds.mutable_data_ptr<int64_t>(), count.mutable_data_ptr<int64_t>());
-  int64_t picks = 0;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_item_int64(count.get(), &picks));  // waits for the device
+  const int64_t picks = waited_for(count);
   return {torch::stable::clone(torch::stable::narrow(dets, 0, 0, picks)),
           torch::stable::clone(torch::stable::narrow(inds, 0, 0, picks))};
 }
