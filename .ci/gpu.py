@@ -34,8 +34,8 @@ SANITIZED_BY = 345.0
 """What is not done then is cut off: the races, which need the GPU for themselves, have the rest."""
 START = time.monotonic()
 TOOLS = {"memcheck": ["--leak-check=no"], "racecheck": [], "initcheck": []}
-# Beside each other: the first mostly waits for the CPU's reference and Triton's compiler.
-PARTS = ("equals_reference or gradient", "not (equals_reference or gradient)")
+# Beside each other: the first mostly waits for Triton's compiler, the second for the CPU's reference.
+PARTS = ("triton", "(equals_reference or gradient) and not triton", "not (equals_reference or gradient or triton)")
 OPTIONAL = ("hypothesis", "pybind11", "triton")
 PACKAGES = ("torch", "triton", "torchvision", "numpy")
 

@@ -25,7 +25,6 @@ from op_checks import (
 from torch import Tensor
 
 from pydet import ops
-from pydet.ops._backend import _triton_operator as triton_launcher
 
 SIZED_BY_VALUES = ("nms", "batched_nms", "soft_nms")
 """How many results they have depends on the boxes: torch has to wait for the number."""
@@ -39,7 +38,7 @@ def synchronize(device: str) -> None:
 
 
 def check_equals_reference(case: OpCase, size: int, dtype: torch.dtype, device: str) -> None:
-    """What serves the device, and Triton's kernel if it is another, beside the reference on the CPU."""
+    """What serves the device beside the reference on the CPU."""
     for args in inputs_of(case, size, dtype):
         expected, there = case.reference(*args), to_device(args, device)
         assert_close(case.function(*there), expected, case.tolerance)
@@ -49,10 +48,16 @@ def check_equals_reference(case: OpCase, size: int, dtype: torch.dtype, device: 
             and ops.backend_of(case.name, torch.device(device).type)[0] == "compiled"
         ):
             assert_close(case.function(*there), case.function(*args), None)
-        # Not at every size: Triton compiles a kernel for each kind of number that a size is.
-        if device != "cpu" and size in case.gpu_sizes[4::2] and triton_launcher(case.name):
+
+
+def check_triton(case: OpCase, dtype: torch.dtype, device: str) -> None:
+    """Triton's kernel, whose exponential is not the CPU's, beside the reference on the CPU."""
+    # At two sizes: it compiles a kernel for each kind of number that a size is.
+    for size in (case.gpu_sizes[4], case.gpu_sizes[6]):
+        for args in inputs_of(case, size, dtype):
             with ops.set_backend("triton"):
-                assert_close(case.function(*there), expected, case.tolerance)
+                result = case.function(*to_device(args, device))
+            assert_close(result, case.reference(*args), case.tolerance and REFERENCE_TOLERANCE)
 
 
 def check_reference_backend(case: OpCase, device: str) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 import torch
 from gpu_checks import (
@@ -18,12 +21,13 @@ from gpu_checks import (
     check_repeats,
     check_stream,
     check_strided,
-    triton_launcher,
+    check_triton,
 )
 from gpu_large import LARGE_CASES, LargeCase, check_large
 from op_cases import OP_CASES, OpCase, clustered_boxes
 
 from pydet import _library, ops
+from pydet.ops._backend import _triton_operator as triton_launcher
 
 pytestmark = pytest.mark.gpu
 DEVICE = "cuda"
@@ -32,6 +36,19 @@ each_case = pytest.mark.parametrize("case", OP_CASES, ids=lambda case: case.name
 each_case_of_known_size = pytest.mark.parametrize(
     "case", [case for case in OP_CASES if case.name not in SIZED_BY_VALUES], ids=lambda case: case.name
 )
+
+
+def test_import_starts_no_cuda() -> None:
+    """A GPU may still be chosen, and a process that is forked has one."""
+    program = (
+        "import os, torch, pydet.ops\n"
+        "child = os.fork()\n"
+        "if child == 0:\n"
+        "    torch.zeros(1, device='cuda')\n"
+        "    os._exit(0)\n"
+        "raise SystemExit(os.waitpid(child, 0)[1])"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)
 
 
 def needs_kernel(name: str) -> None:
@@ -45,6 +62,12 @@ def needs_kernel(name: str) -> None:
 def test_equals_reference(case: OpCase, size: int) -> None:
     for dtype in case.dtypes:
         check_equals_reference(case, size, dtype, DEVICE)
+
+
+@pytest.mark.parametrize("case", [case for case in OP_CASES if triton_launcher(case.name)], ids=lambda case: case.name)
+def test_triton(case: OpCase) -> None:
+    for dtype in case.dtypes:
+        check_triton(case, dtype, DEVICE)
 
 
 @pytest.mark.parametrize(("case", "size"), [run for run in RUNS if run.values[0].gradients])

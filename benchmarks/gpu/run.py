@@ -20,9 +20,10 @@ from timer import Arguments, Function, bandwidths, copies_of, race
 from workloads import TORCHVISION, WORKLOADS, Workload
 
 from pydet import ops
+from pydet.ops._backend import _triton_operator as triton_launcher
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
-from gpu_checks import Graph, triton_launcher
+from gpu_checks import Graph
 
 MOST_GRAPHS = 64
 COMPILED = "compiled reference"
@@ -141,6 +142,12 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
     rates = bandwidths(options.device, int(2**30 * options.scale))
     print(", ".join(f"{kind} {rate / 1e12:.2f} TB/s" for kind, rate in rates.items()), flush=True)
     races: dict[str, dict[str, Any]] = {}
+    results = {"bytes_per_second": rates, "races": races}
+
+    def save(name: str) -> None:  # at once: who runs out of time keeps what there is
+        print(line(name, races[name]), flush=True)
+        options.out.write_text(json.dumps(results, indent=1) + "\n")
+
     chosen = [work for work in WORKLOADS if options.only in work.name]
     for work in chosen:
         if time.perf_counter() > deadline:
@@ -150,7 +157,7 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
             races[work.name] = run(work, options.device, options.scale, rates, options.budget)
         except Exception as error:  # one that fails does not take the others' results with it
             races[work.name] = {"failed": f"{type(error).__name__}: {error}"}
-        print(line(work.name, races[work.name]), flush=True)
+        save(work.name)
         if options.device != "cpu":
             torch.cuda.empty_cache()
     for work in (w for w in chosen if w.with_reference and "median_seconds" in races[w.name]):
@@ -158,9 +165,7 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
             races[work.name]["left_out"][COMPILED] = "no time was left"
             continue
         race_compiled_reference(work, options.device, options.scale, options.budget, races[work.name])
-        print(line(work.name, races[work.name]), flush=True)
-    results = {"bytes_per_second": rates, "races": races}
-    options.out.write_text(json.dumps(results, indent=1) + "\n")
+        save(work.name)
     return results
 
 
