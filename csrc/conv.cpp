@@ -101,8 +101,8 @@ Tensor conv_cpu(const Tensor& x,             // [B, C, H, W], channels last
   check_conv_type("_conv", "x", x);
   check_channels_last("_conv", "x", x);
   PYDET_CHECK(filters > 0, "_conv: filters must be positive, got ", filters);
-  PYDET_CHECK(size > 0 && size <= kMaxPictureSize && stride > 0 && padding >= 0 && padding < size,
-              "_conv: size must be 1 to ", kMaxPictureSize, ", stride positive, padding 0 to size - 1, got ", size,
+  PYDET_CHECK(size > 0 && size <= kMaxPictureSize && stride > 0 && stride <= size && padding >= 0 && padding < size,
+              "_conv: size must be 1 to ", kMaxPictureSize, ", stride 1 to size, padding 0 to size - 1, got ", size,
               ", ", stride, ", ", padding);
   PYDET_CHECK(x.size(2) + 2 * padding >= size && x.size(3) + 2 * padding >= size, "_conv: a filter of ", size,
               " does not fit into x ", shape_of(x), " padded by ", padding);

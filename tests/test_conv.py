@@ -232,7 +232,7 @@ BAD = {
         "C must be a multiple of 16 where size is 1 or 3 and .*, else at most 4, got 8 with size 3, stride 1",
     ),
     "stride": (lambda a: {**a, "stride": 2}, "else at most 4, got 16 with size 3, stride 2"),
-    "no stride": (lambda a: {**a, "stride": 0}, "stride positive, .* got 3, 0, 1"),
+    "no stride": (lambda a: {**a, "stride": 0}, "stride 1 to size, .* got 3, 0, 1"),
     "padding": (lambda a: {**a, "padding": 0}, "else at most 4, got 16 with size 3, stride 1, padding 0"),
     "too much padding": (lambda a: {**a, "padding": 3}, r"padding 0 to size - 1, got 3, 1, 3"),
     "negative padding": (lambda a: {**a, "padding": -1}, r"padding 0 to size - 1, got 3, 1, -1"),

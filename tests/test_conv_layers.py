@@ -42,7 +42,7 @@ def made(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
 @pytest.mark.skipif(not packed.available(), reason="only where layers are packed")
 @pytest.mark.parametrize("activation", packed.SLOPES)
 def test_lays_out_once_for_all_sizes(activation: str, made: list[Tensor]) -> None:
-    conv, weight = torch.nn.Conv2d(32, 24, 3, padding=1), PackedWeight()
+    conv, weight = torch.nn.Conv2d(32, 24, 3, padding=1).requires_grad_(False), PackedWeight()
     exact = copy.deepcopy(conv).double()
     for size in ((8, 8), (5, 7), (8, 8)):
         x = torch.randn(2, 32, *size).contiguous(memory_format=torch.channels_last)
@@ -72,7 +72,7 @@ def test_lays_out_once_for_all_sizes(activation: str, made: list[Tensor]) -> Non
     ids=str,
 )
 def test_leaves_other_convolutions_to_others(options: dict[str, int], made: list[Tensor]) -> None:
-    conv = torch.nn.Conv2d(32, 32, **{"kernel_size": 3, "padding": 1, **options})
+    conv = torch.nn.Conv2d(32, 32, **{"kernel_size": 3, "padding": 1, **options}).requires_grad_(False)
     x = torch.randn(1, 32, 8, 8).contiguous(memory_format=torch.channels_last)
     torch.testing.assert_close(PackedWeight().convolve(conv, "linear", x), conv(x), rtol=1e-4, atol=1e-5)
     assert not made
@@ -106,6 +106,8 @@ def test_serves_without_onednn(dtype: torch.dtype, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(packed, "available", lambda: False)
     conv, strided, linear = nn.Conv2d(32, 24, 3, padding=1), nn.Conv2d(32, 24, 3, 2, 1), nn.Linear(64, 24)
     x = torch.randn(2, 32, 6, 6).to(dtype, memory_format=torch.channels_last)
+    for layer in (conv, strided, linear):
+        layer.requires_grad_(False)
     found = PackedWeight().convolve(conv.to(dtype), "linear", x)
     assert found is not None
     torch.testing.assert_close(found, conv(x), rtol=1e-2 if dtype.itemsize == 2 else 1e-4, atol=2e-2)
@@ -118,7 +120,7 @@ def test_serves_without_onednn(dtype: torch.dtype, monkeypatch: pytest.MonkeyPat
 @pytest.mark.skipif(not packed.available(), reason="only where layers are packed")
 def test_others_layouts_are_told_apart() -> None:
     """A backend that is switched between two calls, and back."""
-    conv, linear = torch.nn.Conv2d(32, 24, 3, padding=1), torch.nn.Linear(64, 24)
+    conv, linear = (m.requires_grad_(False) for m in (nn.Conv2d(32, 24, 3, padding=1), nn.Linear(64, 24)))
     weights = PackedWeight(), PackedWeight()
     x = torch.randn(2, 32, 6, 6).contiguous(memory_format=torch.channels_last)
     for backend in ("auto", "reference", "auto", "reference"):
@@ -134,7 +136,7 @@ def test_others_layouts_are_told_apart() -> None:
 @pytest.mark.skipif(not packed.available(), reason="only where layers are packed")
 def test_a_weight_with_fewer_filters() -> None:
     conv = torch.nn.Conv2d(32, 24, 3, padding=1)
-    conv.weight, conv.bias = torch.nn.Parameter(conv.weight[:10]), torch.nn.Parameter(conv.bias[:10])
+    conv.weight, conv.bias = (nn.Parameter(tensor[:10], requires_grad=False) for tensor in (conv.weight, conv.bias))
     x = torch.randn(2, 32, 6, 6).contiguous(memory_format=torch.channels_last)
     torch.testing.assert_close(PackedWeight().convolve(conv, "linear", x), conv(x), rtol=1e-4, atol=1e-5)
 
@@ -173,7 +175,7 @@ def test_pools_along_with_the_convolution(
 ) -> None:
     """Where it rounds up, or there is nothing to round."""
     network = nn.Sequential(nn.Conv2d(channels, 24, 3, padding=1), nn.ReLU(), MaxPool2x2(ceil_mode))
-    plain = copy.deepcopy(network).to(dtype)
+    plain = copy.deepcopy(network.requires_grad_(False)).to(dtype)
     pack(network.to(dtype))
     assert [type(layer) for layer in network] == [packed.PackedConv2d, nn.Identity, nn.Identity]
     for size in ((8, 6), (7, 6), (8, 5)):

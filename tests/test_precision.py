@@ -176,10 +176,10 @@ def test_boxes_stay_whole_in_half_a_network(make) -> None:  # type: ignore[no-un
 
 @pytest.mark.skipif(not packed.available(), reason="only on x86 with oneDNN")
 @pytest.mark.parametrize("dtype", [d for d in packed.DTYPES if packed.computes_in(d)], ids=str)
-@torch.inference_mode()
+@torch.no_grad()
 def test_sum_and_relu_in_one_pass(dtype: torch.dtype) -> None:
     torch.manual_seed(0)
-    conv = torch.nn.Conv2d(32, 48, 3, padding=1).to(dtype)
+    conv = torch.nn.Conv2d(32, 48, 3, padding=1).to(dtype).requires_grad_(False)
     x, onto = (torch.randn(2, c, 9, 7).to(dtype).contiguous(memory_format=torch.channels_last) for c in (32, 48))
     exact = (conv.double()(x.double()) + onto.double()).relu()
     conv.to(dtype)
@@ -220,14 +220,14 @@ def test_a_connected_layer_is_laid_out_once_for_every_batch(
 
 
 @pytest.mark.skipif(not packed.available(), reason="only on x86 with oneDNN")
-@torch.inference_mode()
+@torch.no_grad()
 def test_layouts_are_kept_for_so_many_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
     made = []
     reorder = torch.ops.mkldnn._reorder_convolution_weight
     monkeypatch.setattr(
         torch.ops.mkldnn, "_reorder_convolution_weight", lambda *a: made.append(a[-1][2:]) or reorder(*a)
     )
-    conv, weight = torch.nn.Conv2d(8, 8, 3, padding=1), PackedWeight(most_sizes=2)
+    conv, weight = torch.nn.Conv2d(8, 8, 3, padding=1).requires_grad_(False), PackedWeight(most_sizes=2)
     for side in (4, 6, 4, 6, 8, 8):
         x = torch.randn(1, 8, side, side)
         found = weight.convolve(conv, "linear", x)

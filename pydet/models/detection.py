@@ -185,7 +185,11 @@ class DetectionModel(nn.Module):
         return False
 
     def fuse(self) -> DetectionModel:
-        """Folds batch normalisation into the convolutions and lays their weights out for speed; returns self."""
+        """Folds batch normalisation into the convolutions and lays their weights out for speed; returns self.
+
+        Weights that require a gradient are not laid out. Maps inside, as a hook sees them, may be pooled already, and
+        may be overwritten by the layers behind.
+        """
         pack(self)
         return self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 

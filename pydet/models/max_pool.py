@@ -15,5 +15,5 @@ class MaxPool2x2(nn.Module):
         self.ceil_mode = ceil_mode
 
     def forward(self, x: Tensor) -> Tensor:
-        height, width = x.shape[2] + self.ceil_mode, x.shape[3] + self.ceil_mode
+        height, width = (side + int(self.ceil_mode) for side in x.shape[2:])  # int: torch.jit.trace adds no bool
         return max_pool_2x2(x, 2, (height // 2, width // 2))

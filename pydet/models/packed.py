@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import platform
 import weakref
+from collections import Counter
 from collections.abc import Callable
 from functools import cache
 from typing import NamedTuple
@@ -72,12 +73,12 @@ class Layouts(NamedTuple):
     Attributes:
         storage: the weight's memory; by its address alone, new memory in the place of what was freed would be taken
             for it.
-        version: how often the weight's numbers have been changed; tensors of inference mode do not count that.
+        version: how often the weight's numbers have been changed, and what of the memory they are.
         of_size: by the height and width of a map; that of a fully connected layer by (), that of our kernels by OURS.
     """
 
     storage: weakref.ref[torch.UntypedStorage] | None
-    version: int
+    version: tuple[object, ...]
     of_size: dict[tuple[int, ...], Tensor]
 
     @classmethod
@@ -101,7 +102,7 @@ class PackedWeight:
 
     def __init__(self, most_sizes: int = 1) -> None:
         self.most_sizes = most_sizes
-        self._layouts = Layouts(None, 0, {})
+        self._layouts = Layouts(None, (), {})
 
     def __deepcopy__(self, memo: dict[int, object]) -> PackedWeight:
         return PackedWeight(self.most_sizes)
@@ -111,7 +112,7 @@ class PackedWeight:
 
     def convolve(self, conv: nn.Conv2d, activation: str, x: Tensor, onto: Tensor | None = None) -> Tensor | None:
         """activation(conv(x) + onto), in the memory of `onto`; None where it has to be done the ordinary way."""
-        if not _can(conv, activation, x):
+        if not _can(conv, activation, x) or (onto is not None and torch.is_grad_enabled() and onto.requires_grad):
             return None
         result = self._convolve(conv, activation, x) if onto is None else None
         if result is not None or not _by_onednn(x.dtype):
@@ -190,15 +191,30 @@ def _geometry(conv: nn.Conv2d) -> Geometry | None:
 
 def _can(layer: nn.Conv2d | nn.Linear, activation: str, x: Tensor) -> bool:
     """Whether a layer can be computed from a weight that is laid out, and nothing is lost by it."""
-    if not is_plain_call():  # first: a compiler lays weights out by itself, and follows nothing below
+    # First: a compiler lays weights out by itself, and follows nothing below; a dispatch mode wants to see torch's own.
+    if not is_plain_call() or torch._C._len_torch_dispatch_stack():
+        return False
+    if not _is_plain(layer) or activation not in SLOPES:
         return False
     weight, bias = layer.weight, layer.bias
-    if x.device.type != "cpu" or x.dtype not in DTYPES or activation not in SLOPES or x.dtype != weight.dtype:
+    if x.device.type != "cpu" or x.dtype not in DTYPES or x.dtype != weight.dtype:
         return False
-    wanted = x.requires_grad or weight.requires_grad or (bias is not None and bias.requires_grad)
-    if torch.is_grad_enabled() and wanted:
+    # Whoever trains a weight may change it unseen: torch's fused optimizers count no version, nor does `.data`. And
+    # tensors of inference mode have none.
+    if weight.requires_grad or (bias is not None and bias.requires_grad) or weight.is_inference():
+        return False
+    fits = x.dim() == 4 and x.shape[1] == layer.in_channels if isinstance(layer, nn.Conv2d) else x.dim() == 2
+    if not fits or (torch.is_grad_enabled() and x.requires_grad):
         return False
     return bool(len(x)) and not torch.is_autocast_enabled("cpu")
+
+
+def _is_plain(layer: nn.Module) -> bool:
+    """Whether nothing but its class's own forward happens to a layer, and its weight is a tensor like others."""
+    if type(layer) is PackedConv2d:  # which is called, hooks and all
+        return True
+    watched = layer._forward_hooks or layer._forward_pre_hooks
+    return type(layer) in (nn.Conv2d, nn.Linear) and type(layer.weight) in (nn.Parameter, Tensor) and not watched
 
 
 class PackedConv2d(nn.Conv2d):
@@ -243,11 +259,14 @@ class PackedConv2d(nn.Conv2d):
 
 def pack(network: nn.Module) -> None:
     """Makes every plain convolution of a network a `PackedConv2d`, with what follows it in a Sequential: ReLU, pool."""
+    places = Counter(module for _, module in network.named_modules(remove_duplicate=False))
     for parent in list(network.modules()):
-        children = list(parent.named_children())
+        children = [(name, child) for name, child in parent._modules.items() if child is not None]
         for i, (name, conv) in enumerate(children):
             if type(conv) is not nn.Conv2d or conv.padding_mode != "zeros" or isinstance(conv.padding, str):
                 continue
+            if places[conv] > 1 or conv._forward_pre_hooks or not isinstance(conv._parameters.get("weight"), Tensor):
+                continue  # it stands elsewhere, too, or its weight is made of others, as torch's pruning does
             following = children[i + 1 :] if isinstance(parent, nn.Sequential) else []
             relu = bool(following) and isinstance(following[0][1], nn.ReLU)
             pool = following[relu][1] if len(following) > relu else None
@@ -257,5 +276,5 @@ def pack(network: nn.Module) -> None:
                 setattr(parent, taken_name, nn.Identity())
 
 
-def _version(tensor: Tensor) -> int:
-    return 0 if tensor.is_inference() else tensor._version
+def _version(tensor: Tensor) -> tuple[object, ...]:
+    return tensor._version, tensor.storage_offset(), tensor.shape, tensor.stride()

@@ -14,10 +14,11 @@ _libraries: list[torch.library.Library] = []
 
 
 def is_plain_call() -> bool:
-    """Whether operators are run here as they are called: not compiled, exported, or transformed by torch.func, and no
-    derivatives go forward with them."""
+    """Whether operators are run here as they are called: not compiled, exported, traced, or transformed by torch.func,
+    and no derivatives go forward with them."""
     return (
         not torch.compiler.is_compiling()  # which is also true while a program is exported
+        and not torch._C._is_tracing()
         and not torch._C._are_functorch_transforms_active()
         and torch.autograd.forward_ad._current_level < 0
     )

@@ -3,7 +3,7 @@
 Those of 3 x 3 are computed with fewer multiplications: Winograd's minimal filtering (Lavin and Gray 2015, "Fast
 Algorithms for Convolutional Neural Networks", section 4.1). 2 x 2 pixels of the result take 16 for each channel and
 filter instead of 36. In float32 that is also the more exact way, since fewer products are summed; in bfloat16 tiles and
-weights are rounded once more after their transforms.
+weights are rounded once more after their transforms. A result that would be infinite may be NaN.
 
 Pictures, whose few channels fill no vector, are taken by rows of a filter, whose pixels lie side by side. Max pooling
 behind a convolution is done before its result is written.
@@ -55,10 +55,10 @@ def serves(x: Tensor, geometry: Geometry, pools: bool = False) -> bool:
 
 
 def _takes(x: Tensor, geometry: Geometry, pools: bool) -> bool:
-    size, _, padding = geometry
+    size, stride, padding = geometry
     if geometry in KEEP_SIZE and x.shape[1] % VECTOR == 0:
         return not pools if size == 1 else min(x.shape[2:]) > 1  # else three quarters of each tile would be nothing
-    fits = padding < size <= MAX_PICTURE_SIZE and min(geometry.sides(x)) > 0
+    fits = max(padding + 1, stride) <= size <= MAX_PICTURE_SIZE and min(geometry.sides(x)) > 0
     # As measured: oneDNN's are as fast where they are small and not pooled.
     return x.shape[1] <= PICTURE_CHANNELS and fits and (pools or (size > 3 and cpu_level() == "avx512"))
 
