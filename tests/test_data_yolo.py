@@ -225,3 +225,27 @@ def test_bad_yaml(tmp_path: Path, yaml: str, message: str) -> None:
 def test_bad_darknet_data(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(DataError, match=rf"x.data: {message}"):
         load_dataset(write(tmp_path / "data" / "x.data", text))
+
+
+def test_darknet_data_from_inside_of_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its names are relative to the folder above, which "obj.data" does not name."""
+    labelled(tmp_path / "data/obj/a.jpg", tmp_path / "data/obj/a.txt")
+    write(tmp_path / "data/train.txt", "data/obj/a.jpg\n")
+    write(tmp_path / "data/obj.names", "dog\ncat\n")
+    write(tmp_path / "data/obj.data", "train=data/train.txt\nnames=data/obj.names\n")
+    monkeypatch.chdir(tmp_path / "data")
+    check(Path("obj.data"))
+    check(Path("train.txt"))
+
+
+@pytest.mark.parametrize("lines", ["\n{}\n", "./{}\n", "data/obj/missing.jpg\n{}\n"])
+def test_first_lines_of_a_list(tmp_path: Path, lines: str) -> None:
+    labelled(tmp_path / "data/obj/a.jpg", tmp_path / "data/obj/a.txt")
+    write(tmp_path / "data/train.txt", lines.format("data/obj/a.jpg"))
+    write(tmp_path / "data/obj.data", "train=data/train.txt\n")
+    if "missing" in lines:
+        with pytest.warns(DataWarning, match=r"missing\.jpg"):
+            data = load_dataset(tmp_path / "data/obj.data", "train")
+        assert (len(data), data.labels.tolist()) == (1, [1])
+    else:
+        check(tmp_path / "data/obj.data", names=("0", "1"))

@@ -2,17 +2,35 @@
 
 from __future__ import annotations
 
+import re
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+import torch
 from training_cases import BCCD, small_sections
 
 from pydet.cli import main
 from pydet.commands.train import settings_from
+from pydet.models import Darknet, WeightsError, save_weights
 from pydet.models.darknet.cfg import CfgError, format_cfg, parse_cfg
-from pydet.training import Policy, Settings, SettingsError, defaults, read_settings, settings_of_cfg
+from pydet.training import (
+    CheckpointError,
+    Policy,
+    Settings,
+    SettingsError,
+    defaults,
+    read_settings,
+    resume,
+    settings_of_cfg,
+    train,
+)
+from pydet.training.batches import input_size
 from pydet.training.log import read_table
 from pydet.training.rates import rates_of
+from pydet.training.start import read_source, take
 
 # The [net] sections of four of Darknet's cfgs, without the size of the input.
 YOLOV1 = """batch=64 subdivisions=64 momentum=0.9 decay=0.0005 learning_rate=0.0005 policy=steps
@@ -97,7 +115,7 @@ def test_the_command_trains_so(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert main(["train", *words]) == 0
     printed = capsys.readouterr().out
     assert "updates 1 to 7 of 2 pictures, 4.667 epochs" in printed  # there are three pictures
-    assert "changes nothing here: mosaic=1 of [net], iou_loss=ciou of [yolo]" in printed
+    assert "not read here, and changes nothing: mosaic=1 of [net], iou_loss=ciou of [yolo]" in printed
     rows = read_table(run / "losses.csv")
     rates = [0.01 * (1 / 3) ** 4, 0.01 * (2 / 3) ** 4, 0.01, 0.01, 0.001, 0.001, 0.001]
     assert [float(row["learning_rate"]) for row in rows] == pytest.approx(rates, rel=1e-5)
@@ -128,3 +146,73 @@ def test_what_cannot_be_done(net: str, error: type[Exception], message: str, tmp
         assert settings_from({"cfg": str(tmp_path / "mine.cfg"), "batch_size": 3}, None, []).parts == 3
     if net == "policy=poly":
         assert settings_from({"cfg": str(tmp_path / "mine.cfg")}, None, ["schedule=cosine"]).schedule == "cosine"
+
+
+def test_options_are_checked_with_what_it_says(tmp_path: Path) -> None:
+    """Not with the defaults that would hold without it."""
+    cfg = write(tmp_path, "batch=96 subdivisions=48 max_batches=10 policy=steps steps=5,8 scales=.1,.1")
+    assert settings_from({"cfg": cfg, "parts": 3}, None, []).parts == 3
+    assert settings_from({"cfg": cfg}, None, ["scales=[0.5, 0.25]"]).scales == (0.5, 0.25)
+    with pytest.raises(SettingsError, match=r"batch_size 96 must be a multiple of parts, got 7; .* from .*mine\.cfg"):
+        settings_from({"cfg": cfg, "parts": 7}, None, [])
+
+
+def test_going_on_from_its_own_weights(tmp_path: Path) -> None:
+    """A class is its place: what is trained has names, and the cfg has none."""
+    cfg = write(tmp_path, "batch=2 max_batches=3")
+    trained = Darknet(parse_cfg(Path(cfg).read_text()))
+    save_weights(trained, tmp_path / "mine.weights")
+    network = Darknet(parse_cfg(Path(cfg).read_text()), class_names=["RBC", "WBC", "Platelets"])
+    settings = settings_from({"cfg": cfg}, None, [])
+    said = take(network, read_source(tmp_path / "mine.weights", settings))
+    assert "in part" not in said
+    for name, tensor in trained.state_dict().items():
+        assert torch.equal(network.state_dict()[name], tensor), name
+
+
+@pytest.mark.parametrize("option", ["stopbackward=1", "learning_rate=0.1"])
+def test_layers_that_learn_otherwise_are_refused(option: str, tmp_path: Path) -> None:
+    cfg = write(tmp_path, "batch=2 max_batches=3", option)
+    with pytest.raises(CfgError, match=rf"\[yolo\]: {option} .*is not supported in training"):
+        train(settings_from({"cfg": cfg, "data": str(BCCD), "out": str(tmp_path / "run")}, None, []))
+
+
+def test_a_backbone_is_that_of_a_model(tmp_path: Path) -> None:
+    cfg = write(tmp_path, "batch=2 max_batches=3")
+    save_weights(Darknet(parse_cfg(Path(cfg).read_text())), tmp_path / "mine.weights")
+    given = {"cfg": cfg, "data": str(BCCD), "out": str(tmp_path / "run"), "backbone_only": True, "workers": 0}
+    with pytest.raises(WeightsError, match="backbone_only is for the models of pydet"):
+        train(settings_from(given | {"weights": str(tmp_path / "mine.weights")}, None, []))
+
+
+def test_resume_with_another_cfg(tmp_path: Path) -> None:
+    cfg = Path(write(tmp_path, "batch=2 max_batches=3"))
+    given = {"cfg": str(cfg), "data": str(BCCD), "out": str(tmp_path / "run"), "workers": 0}
+    train(settings_from(given, None, ["val_split=test"]))
+    cfg.write_bytes(b"# a remark\r\n" + cfg.read_bytes().replace(b"\n", b"\r\n"))
+    resume(tmp_path / "run")
+    cfg.write_text(cfg.read_text().replace("ignore_thresh=.7", "ignore_thresh=.1"))
+    with pytest.raises(CheckpointError, match=r"the cfg is no longer what this training began with: .*mine\.cfg"):
+        resume(tmp_path / "run")
+
+
+def test_its_own_size_need_not_be_a_multiple_of_32() -> None:
+    sizes = torch.tensor([[480, 640]])
+    assert input_size(Settings(cfg="mine.cfg"), (80, 80), True, sizes) == (80, 80)
+    with pytest.raises(SettingsError, match="size must be a multiple of 32, got 80"):
+        input_size(Settings(cfg="mine.cfg", multi_scale=True), (80, 80), True, sizes)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_picture_that_cannot_be_read(workers: int, tmp_path: Path) -> None:
+    """One sentence, and the processes that read end with the training."""
+    data = tmp_path / "bccd"
+    shutil.copytree(BCCD, data)
+    broken = next((data / "JPEGImages").glob("*00001.jpg"))
+    broken.write_bytes(broken.read_bytes()[:3000])
+    cfg = write(tmp_path, "batch=2 max_batches=30")
+    words = ["train", "--cfg", cfg, "--data", str(data), "--out", str(tmp_path / "run"), "--workers", str(workers)]
+    split = [*words, "--train-split", "train+test", "--val-split", "test"]
+    done = subprocess.run([sys.executable, "-m", "pydet", *split], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2
+    assert re.fullmatch(r"pydet: \S*BloodImage_00001\.jpg: truncated image .*\n", done.stderr), done.stderr

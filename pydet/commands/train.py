@@ -42,7 +42,7 @@ def add(commands: Any) -> None:
     add("model", nargs="?", metavar="MODEL", help="which detector, see pydet models (default: yolov3-tiny)")
     add("--data", metavar="PATH", help=_DATA)
     add("--epochs", type=int, metavar="N", help="how often every picture is seen")
-    add("--out", metavar="DIR", help="folder of the run (default: runs/MODEL)")
+    add("--out", metavar="DIR", help="folder of the run (default: runs/MODEL, or as the cfg is called)")
     add("--resume", metavar="DIR", help=_RESUME)
     add("--config", metavar="FILE", help=_CONFIG)
     add("--set", action="append", default=[], metavar="NAME=VALUE", help=_SET)
@@ -104,7 +104,7 @@ def _trained(options: argparse.Namespace) -> Result:
 def settings_from(given: dict[str, Any], config: str | Path | None, pairs: list[str]) -> Settings:
     """Settings of the command line, on those of a file, on those of a cfg of one's own or the detector's defaults."""
     from pydet.models.registry import find
-    from pydet.training import Settings, defaults, read_settings
+    from pydet.training import Settings, SettingsError, defaults, read_settings
     from pydet.training.cfg import settings_of_cfg
     from pydet.training.settings import check_names, parts_of
     from pydet.training.start import read_source, start_weights
@@ -114,7 +114,8 @@ def settings_from(given: dict[str, Any], config: str | Path | None, pairs: list[
         # Who names epochs means them, whatever was said of updates before.
         values |= ({"updates": 0} if "epochs" in more else {}) | more
     check_names(values, "train")
-    wanted = Settings(**values)
+    asked = ("model", "cfg", "weights", "backbone_only", "batch_size")
+    wanted = Settings(**{name: value for name, value in values.items() if name in asked})
     if not wanted.cfg:
         find(wanted.model)
     path = start_weights(wanted)
@@ -124,7 +125,12 @@ def settings_from(given: dict[str, Any], config: str | Path | None, pairs: list[
         found = defaults("" if wanted.cfg else wanted.model, fine_tuning)
     if "batch_size" in values and found["parts"] > 1:  # a part has no more pictures, and takes no more memory
         found["parts"] = parts_of(wanted.batch_size, max(found["batch_size"] // found["parts"], 1))
-    return Settings(**found | values)
+    try:
+        return Settings(**found | values)
+    except SettingsError as error:
+        if not wanted.cfg:
+            raise
+        raise SettingsError(f"{error}; what no option says is from {wanted.cfg}") from None
 
 
 def _pairs(pairs: list[str]) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections import Counter
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -122,7 +123,7 @@ def darknet_data(path: Path, images: Path | None) -> Source:
     lists = {split: content[split] for split in _SPLITS if content.get(split)}
     if not lists:
         raise DataError(f"{path}: names no list of pictures: there is no line train = ... or valid = ...")
-    roots = (images,) if images else (path.parent, path.parent.parent)
+    roots = (images,) if images else (path.parent, path.absolute().parent.parent)
     files = {split: _first_inside(path, roots, name) for split, name in lists.items()}
     names = _read_names(_first_inside(path, roots, content["names"])) if content.get("names") else None
     root = images or _root_of(next(iter(files.values())), roots)
@@ -144,17 +145,17 @@ def _first_inside(path: Path, roots: Sequence[Path], name: str) -> Path:
 
 def darknet_list(path: Path, images: Path | None) -> Source:
     """A text file with a picture a line, each with its label file where Darknet looks for it."""
-    root = images or _root_of(path, (path.parent, path.parent.parent))
+    root = images or _root_of(path, (path.parent, path.absolute().parent.parent))
     return Source(path, "Darknet", {}, functools.partial(_read, path, _Part((path,), root, _find_names(path.parent))))
 
 
 def _root_of(listed: Path, roots: Sequence[Path]) -> Path:
-    """The folder that the lines of a list are relative to: the first where its first picture is."""
-    first = next(iter(read_text(listed).split("\n")), "").strip()
-    for root in roots:
-        found = inside(root, first)
-        if found is not None and is_file(found):
-            return root
+    """The folder that the lines of a list are relative to: the first where one of its first pictures is."""
+    for line in islice(filter(None, map(str.strip, read_text(listed).split("\n"))), 100):
+        for root in roots:
+            found = inside(root, line)
+            if found is not None and is_file(found):
+                return root
     return roots[0]
 
 
@@ -190,7 +191,7 @@ def yolo_folder(folder: Path, images: Path | None) -> Source | None:
 
 def _find_names(folder: Path) -> tuple[str, ...] | None:
     """The names of the classes from where tools leave them; None where they have only numbers."""
-    for place in (folder, folder / "labels", folder.parent):
+    for place in (folder, folder / "labels", folder.absolute().parent):
         files = [place / name for name in _NAMES if (place / name).is_file()] or sorted(place.glob("*.names"))
         if len(files) == 1:
             return _read_names(files[0])
@@ -241,8 +242,10 @@ def _pictures(place: Path, root: Path, collector: Collector) -> list[Path]:
     found = []
     for number_of_line, line in enumerate(read_text(place).splitlines(), start=1):
         name = line.strip()
-        # Ultralytics: what begins with a dot is beside the list
-        path = inside(root, name, place.parent if name.startswith("./") else root) if name else None
+        path = inside(root, name) if name else None
+        if name.startswith("./"):  # for Ultralytics beside the list, for Darknet like all others
+            beside = inside(root, name, place.parent)
+            path = beside if path is None or (beside is not None and is_file(beside)) else path
         if path is not None:
             found.append(path)
         elif name:

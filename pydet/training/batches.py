@@ -109,7 +109,7 @@ def input_size(settings: Settings, network_size: Size, resizable: bool, sizes: T
             side = " or ".join(map(str, sorted(set(network_size))))
             raise SettingsError(f"train: {settings.model} works at {side} pixels only, got size {settings.size}")
         return network_size
-    if longest % STRIDE:
+    if longest % STRIDE and (settings.size or settings.multi_scale or not settings.square):
         raise SettingsError(f"train: size must be a multiple of {STRIDE}, got {longest}")
     if settings.square:
         return (longest, longest) if settings.size else network_size

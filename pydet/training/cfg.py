@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable
 from itertools import accumulate
 from typing import Any
 
-from pydet.models.darknet.cfg import Section, read_cfg
+from pydet.models.darknet.cfg import Section, format_cfg, read_cfg
 from pydet.training.schedule import Policy
 from pydet.training.settings import defaults
 
@@ -59,6 +60,22 @@ def settings_of_cfg(path: str) -> dict[str, Any]:
         "warmup_power": policy.power,
         "multi_scale": bool(last.integer("random", 0)),
     }
+
+
+def cfg_mark(path: str) -> str:
+    """Tells whether a cfg is the same, remarks and line ends aside."""
+    return hashlib.sha256(format_cfg(read_cfg(path)).encode(errors="surrogateescape")).hexdigest()
+
+
+def check_layers(sections: Iterable[Section]) -> None:
+    """Raises CfgError where a layer is to be trained otherwise than the rest, as Darknet can."""
+    for section in sections:
+        if section.integer("stopbackward", 0):
+            raise section.error(f"stopbackward={section.text('stopbackward')} is not supported in training")
+        if section.name != "net" and section.number("learning_rate", 1) != 1:
+            raise section.error(
+                f"learning_rate={section.text('learning_rate')} of a layer is not supported in training"
+            )
 
 
 def unread(sections: Iterable[Section]) -> list[str]:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import signal
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
 
 from pydet.data import Batch, Batches, DataError, Dataset, DataWarning, TrainingSet, collate, load_dataset
 from pydet.data.augment import MultiScale, Size
+from pydet.data.batches import Example, Request
 from pydet.data.load import recognise
 from pydet.models import SSD, Darknet, DetectionModel
 from pydet.processes import Processes
@@ -54,8 +56,8 @@ def read_data(settings: Settings) -> Data:
 
 def loader(
     settings: Settings, network: DetectionModel, data: Dataset, updates: int, done: int, group: Processes
-) -> torch.utils.data.DataLoader[Batch]:
-    """The batches of this process for all updates that are left."""
+) -> torch.utils.data.DataLoader[Batch | Exception]:
+    """The batches of this process for all updates that are left; an error in the place of one with a bad picture."""
     keep = not isinstance(network, Darknet)  # Darknet leaves difficult objects out, SSD and RetinaNet do not
     seen = TrainingSet(for_network(data, network), augmentation(settings, network), settings.seed, keep)
     size: Size | MultiScale = (0, 0)  # RetinaNet scales pictures by itself
@@ -65,14 +67,33 @@ def loader(
         size = network.size, network.size
     batches = Batches(len(data), settings.batch_size, updates, size, settings.seed, done, group.rank, group.world)
     return torch.utils.data.DataLoader(
-        seen,  # type: ignore[arg-type]
+        _Told(seen),  # type: ignore[arg-type]
         batch_sampler=batches,
-        collate_fn=collate,
+        collate_fn=_collate,
         num_workers=workers(settings, group.world, group.device.type == "cpu"),
         worker_init_fn=_ignore_interrupts,
         # Of its own: else it would draw from the generator that dropout draws from, once in every run.
         generator=torch.Generator().manual_seed(settings.seed),
     )
+
+
+class _Told:
+    """A picture that cannot be read is an error as an item: raised in a process that reads, it would reach the one that
+    trains as a traceback, in a cycle of references that keeps the readers running."""
+
+    def __init__(self, pictures: TrainingSet) -> None:
+        self.pictures = pictures
+
+    def __getitem__(self, request: Request) -> Example | Exception:
+        try:
+            return self.pictures[request]
+        except (ValueError, OSError) as error:
+            return error.with_traceback(None)
+
+
+def _collate(samples: Sequence[Example | Exception]) -> Batch | Exception:
+    errors = [sample for sample in samples if isinstance(sample, Exception)]
+    return errors[0] if errors else collate(samples)  # type: ignore[arg-type]
 
 
 def joined(one: Dataset, other: Dataset) -> Dataset:

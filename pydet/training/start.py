@@ -24,6 +24,7 @@ from pydet.models.darknet.heads import Grid
 from pydet.models.registry import ASSETS, TorchvisionDefinition, find
 from pydet.models.retinanet import ANCHORS_A_CELL
 from pydet.models.torchvision import load_torchvision, read_state_dict
+from pydet.training.cfg import check_layers
 from pydet.training.settings import Settings, SettingsError
 
 BACKGROUND = "__background__"
@@ -53,11 +54,14 @@ class Source:
         tensors: by name, those of the network that takes them.
         class_names: what they can find; empty for a backbone.
         name: of the file.
+        same_classes: whether they are those of the network that takes them, by their places: with a cfg a class has no
+            other name.
     """
 
     tensors: dict[str, Tensor]
     class_names: Sequence[str]
     name: str
+    same_classes: bool = False
 
 
 def start_weights(settings: Settings) -> Path | None:
@@ -93,6 +97,7 @@ def build(settings: Settings, class_names: Sequence[str], image_size: tuple[int,
 
 def _own(cfg: str, class_names: Sequence[str], image_size: tuple[int, int] | None) -> Darknet:
     sections = read_cfg(cfg)
+    check_layers(sections)
     with torch.device("meta"):
         tried = Darknet(sections)
     names = class_names if tried.tree is None else tried.tree.ids
@@ -129,10 +134,10 @@ def _darknet_source(path: Path, settings: Settings) -> Source:
         raise WeightsError(f"{path}: {settings.model} has torchvision's weights, not a .weights file")
     try:
         load_weights(network, path)
-        return Source(_loaded(network), network.class_names, str(path))
+        return Source(_loaded(network), network.class_names, str(path), same_classes=bool(settings.cfg))
     except WeightsError as whole:
         # A file of the first layers, as `darknet partial` makes them: it must end where a layer ends.
-        for end in range(len(network.layers), 1, -1):
+        for end in range(len(network.layers), 0, -1):
             if not network.layers[end - 1].darknet_tensors():  # type: ignore[operator]
                 continue
             with torch.device("meta"):
@@ -192,7 +197,7 @@ def take(network: DetectionModel, source: Source, backbone: str | None = None) -
     Raises:
         WeightsError: hardly anything fits.
     """
-    heads = _head_rows(network, source) if source.class_names else {}
+    heads = _head_rows(network, source) if source.class_names and not source.same_classes else {}
     offered = {n: t for n, t in source.tensors.items() if backbone is None or _in_backbone(backbone, n)}
     state, taken, partly = network.state_dict(), 0, 0
     with torch.no_grad():

@@ -21,7 +21,7 @@ from pydet.models.registry import TorchvisionDefinition, find
 from pydet.processes import Processes, processes
 from pydet.training import checkpoint
 from pydet.training.batches import fingerprint, input_size
-from pydet.training.cfg import unread
+from pydet.training.cfg import cfg_mark, unread
 from pydet.training.checkpoint import Checkpoint, CheckpointError
 from pydet.training.loading import loader, read_data
 from pydet.training.log import Log
@@ -126,8 +126,9 @@ class _Run:
         if self.data.val is not None or self.data.test is not None:
             coco_tools()  # what they are measured by; else it would be missed after hours
         self.best = dict(kept.best) if kept else {}
-        if kept is not None and kept.fingerprint != fingerprint(self.data.train):
-            raise CheckpointError(f"{folder}: the data is no longer what this training began with: {settings.data}")
+        if kept is not None and (changed := self._changed(kept.fingerprint)):
+            named = {"data": settings.data, "cfg": settings.cfg}[changed]
+            raise CheckpointError(f"{folder}: the {changed} is no longer what this training began with: {named}")
         self.length = len(self.data.train)
         self.updates = settings.updates or math.ceil(settings.epochs * self.length / settings.batch_size)
         self.epochs = self.updates * settings.batch_size / self.length if settings.updates else settings.epochs
@@ -163,6 +164,16 @@ class _Run:
                 return Result(self.folder, loop.done, False, group.first)
             return Result(self.folder, loop.done, True, group.first, self._finish())
 
+    def _marks(self) -> list[str]:
+        """What tells that a training goes on with what it began with: of the data, and of a cfg of one's own."""
+        cfg = [cfg_mark(self.settings.cfg)] if self.settings.cfg else []
+        return [fingerprint(self.data.train), *cfg]
+
+    def _changed(self, before: str) -> str:
+        """What has changed since: "data", "cfg" or nothing."""
+        pairs = zip(("data", "cfg"), before.split(), self._marks(), strict=False)
+        return next((name for name, one, two in pairs if one != two), "")
+
     def _restore(self, loop: Loop, kept: Checkpoint) -> None:
         try:
             loop.restore(kept.update, kept.network, kept.average, kept.optimizer)
@@ -178,7 +189,8 @@ class _Run:
         network = build(settings, names, self._build_size(names))
         path = start_weights(settings) if self.kept is None else None
         if path is not None:
-            self._say(take(network, read_source(path, settings), settings.model if settings.backbone_only else None))
+            backbone = (settings.cfg or settings.model) if settings.backbone_only else None
+            self._say(take(network, read_source(path, settings), backbone))
         return network.to(self.group.device)
 
     def _build_size(self, names: Sequence[str]) -> tuple[int, int] | None:
@@ -201,6 +213,8 @@ class _Run:
         measured = self._measured_after()
         with interruption() as asked:
             for number, batch in enumerate(batches, start=loop.done + 1):
+                if isinstance(batch, Exception):
+                    raise batch
                 try:
                     outcome = loop.update(batch, asked.is_set())
                 except NotFiniteAt as error:
@@ -242,8 +256,9 @@ class _Run:
         if not self.group.first:
             return
         states = checkpoint.random_states(self.group.device)
-        mark = fingerprint(self.data.train)
-        kept = Checkpoint(checkpoint.plain(self.settings), mark, generators=states, best=self.best, **loop.state())
+        kept = Checkpoint(
+            checkpoint.plain(self.settings), " ".join(self._marks()), generators=states, best=self.best, **loop.state()
+        )
         kept.save(self.folder / CHECKPOINT)
         self._save_weights(loop, LAST)
 
@@ -285,7 +300,7 @@ class _Run:
             f"of {settings.batch_size} pictures, {self.epochs:.4g} epochs; everything goes to {self.folder}"
         )
         if settings.cfg and isinstance(network, Darknet) and (idle := unread(network.sections)):
-            self._say(f"{settings.cfg}: read by other programs only, and changes nothing here: {', '.join(idle)}")
+            self._say(f"{settings.cfg}: not read here, and changes nothing: {', '.join(idle)}")
 
     def _write_settings(self) -> None:
         with whole_file(self.folder / SETTINGS) as temporary:
@@ -293,10 +308,12 @@ class _Run:
 
     def _complaint(self, error: NotFiniteAt) -> str:
         values = ", ".join(f"{name} {value:g}" for name, value in error.values.items())
-        pictures = ", ".join(self.data.train.paths[index] for index in error.pictures) or "all of the batch"
+        pictures = ", ".join(self.data.train.paths[i] for i in dict.fromkeys(error.pictures)) or "all of the batch"
+        what = "gradient" if "norm of the gradient" in error.values else "loss"
+        kept = f"{self.folder} keeps the last checkpoint; " if (self.folder / CHECKPOINT).exists() else ""
         return (
-            f"train: the loss is no longer a number in update {error.update}: {values}; its pictures: {pictures}. "
-            f"{self.folder} keeps the last checkpoint; a lower learning_rate or clip may help"
+            f"train: the {what} is no longer a number in update {error.update}: {values}; its pictures: {pictures}. "
+            f"{kept}a lower learning_rate or clip may help"
         )
 
     def _say(self, message: str) -> None:
