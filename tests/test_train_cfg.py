@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -29,6 +30,7 @@ from pydet.training import (
 )
 from pydet.training.batches import input_size
 from pydet.training.log import read_table
+from pydet.training.loop import Loop
 from pydet.training.rates import rates_of
 from pydet.training.start import read_source, take
 
@@ -216,3 +218,18 @@ def test_a_picture_that_cannot_be_read(workers: int, tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-m", "pydet", *split], capture_output=True, text=True, timeout=120)
     assert done.returncode == 2
     assert re.fullmatch(r"pydet: \S*BloodImage_00001\.jpg: truncated image .*\n", done.stderr), done.stderr
+
+
+def test_a_cfg_that_is_edited_meanwhile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a checkpoint keeps of it is what the training began with."""
+    cfg = Path(write(tmp_path, "batch=2 max_batches=3"))
+    text, original = cfg.read_text(), Loop.update
+
+    def update(*args: Any) -> Any:
+        cfg.write_text("nonsense")
+        return original(*args)
+
+    monkeypatch.setattr(Loop, "update", update)
+    train(settings_from({"cfg": str(cfg), "data": str(BCCD), "out": str(tmp_path / "run"), "workers": 0}, None, []))
+    cfg.write_text(text)
+    assert resume(tmp_path / "run").finished

@@ -203,8 +203,8 @@ def _can(layer: nn.Conv2d | nn.Linear, activation: str, x: Tensor) -> bool:
     # tensors of inference mode have none.
     if weight.requires_grad or (bias is not None and bias.requires_grad) or weight.is_inference():
         return False
-    fits = x.dim() == 4 and x.shape[1] == layer.in_channels if isinstance(layer, nn.Conv2d) else x.dim() == 2
-    if not fits or (torch.is_grad_enabled() and x.requires_grad):
+    dims, inputs = (4, layer.in_channels) if isinstance(layer, nn.Conv2d) else (2, layer.in_features)
+    if x.dim() != dims or x.shape[1] != inputs or (torch.is_grad_enabled() and x.requires_grad):
         return False
     return bool(len(x)) and not torch.is_autocast_enabled("cpu")
 

@@ -125,6 +125,8 @@ class _Run:
         self.data = read_data(settings)
         if self.data.val is not None or self.data.test is not None:
             coco_tools()  # what they are measured by; else it would be missed after hours
+        # What tells that a training goes on with what it began with; now, before somebody edits the cfg.
+        self.marks = [fingerprint(self.data.train), *([cfg_mark(settings.cfg)] if settings.cfg else [])]
         self.best = dict(kept.best) if kept else {}
         if kept is not None and (changed := self._changed(kept.fingerprint)):
             named = {"data": settings.data, "cfg": settings.cfg}[changed]
@@ -164,14 +166,9 @@ class _Run:
                 return Result(self.folder, loop.done, False, group.first)
             return Result(self.folder, loop.done, True, group.first, self._finish())
 
-    def _marks(self) -> list[str]:
-        """What tells that a training goes on with what it began with: of the data, and of a cfg of one's own."""
-        cfg = [cfg_mark(self.settings.cfg)] if self.settings.cfg else []
-        return [fingerprint(self.data.train), *cfg]
-
     def _changed(self, before: str) -> str:
         """What has changed since: "data", "cfg" or nothing."""
-        pairs = zip(("data", "cfg"), before.split(), self._marks(), strict=False)
+        pairs = zip(("data", "cfg"), before.split(), self.marks, strict=False)
         return next((name for name, one, two in pairs if one != two), "")
 
     def _restore(self, loop: Loop, kept: Checkpoint) -> None:
@@ -257,7 +254,7 @@ class _Run:
             return
         states = checkpoint.random_states(self.group.device)
         kept = Checkpoint(
-            checkpoint.plain(self.settings), " ".join(self._marks()), generators=states, best=self.best, **loop.state()
+            checkpoint.plain(self.settings), " ".join(self.marks), generators=states, best=self.best, **loop.state()
         )
         kept.save(self.folder / CHECKPOINT)
         self._save_weights(loop, LAST)
