@@ -70,8 +70,7 @@ def cfg_mark(path: str) -> str:
 def check_layers(sections: Iterable[Section]) -> None:
     """Raises CfgError where a layer is to be trained otherwise than the rest, as Darknet can."""
     for section in sections:
-        if section.integer("stopbackward", 0):
-            raise section.error(f"stopbackward={section.text('stopbackward')} is not supported in training")
+        section.refuse_in_training("stopbackward")
         if section.name != "net" and section.number("learning_rate", 1) != 1:
             raise section.error(
                 f"learning_rate={section.text('learning_rate')} of a layer is not supported in training"

@@ -40,6 +40,11 @@ class Section:
     def error(self, message: str) -> CfgError:
         return CfgError(f"{self.place or f'[{self.name}]'}: {message}")
 
+    def refuse_in_training(self, key: str) -> None:
+        """Raises CfgError where a key that changes what is learned is set."""
+        if self.integer(key, 0):
+            raise self.error(f"{key}={self.text(key)} is not supported in training")
+
     def text(self, key: str, default: str | None = None) -> str:
         if key in self.options:
             return self.options[key]

@@ -115,12 +115,6 @@ def _anchors(section: Section, total: int, unit: str) -> Tensor:
     return torch.tensor(numbers[: 2 * total], device="cpu").reshape(total, 2)
 
 
-def _refuse(section: Section, key: str) -> None:
-    """Says that something of the original, which none of its author's cfgs has, is missing here."""
-    if section.integer(key, 0):
-        raise section.error(f"{key}={section.text(key)} is not supported in training")
-
-
 class Yolo(Head):
     """YOLOv3's detection layer: `mask` chooses its anchors from those of all such layers."""
 
@@ -249,8 +243,8 @@ class Grid(Head):
     @cached_property
     def settings(self) -> DetectionSettings:
         """Of the loss; what the section leaves out is as in Darknet."""
-        _refuse(self.section, "forced")
-        _refuse(self.section, "random")
+        self.section.refuse_in_training("forced")
+        self.section.refuse_in_training("random")
         return DetectionSettings(
             sqrt=self.roots,
             softmax=self.classes == "softmax",
